@@ -1,0 +1,11 @@
+#pragma once
+
+#include <spdlog/spdlog.h>
+
+namespace thinkvg {
+
+// Messages go through spdlog's default logger. Programs call this once: messages to stderr, "HH:MM:SS level text",
+// level from THINKVG_LOG (trace, debug, info, warn, error; default info).
+void set_up_logging();
+
+}  // namespace thinkvg

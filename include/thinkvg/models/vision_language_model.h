@@ -1,0 +1,98 @@
+#pragma once
+
+// Shape letters: T tokens, P image patches before merging, I image tokens after it, D width, N rows, V vocabulary.
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "thinkvg/core/json.h"
+#include "thinkvg/nn/attention.h"
+
+namespace thinkvg::models {
+
+// A picture's patches: frames x rows x columns, before merging.
+struct ImageGrid {
+  std::int64_t t = 1;
+  std::int64_t h = 0;
+  std::int64_t w = 0;
+  bool operator==(const ImageGrid&) const = default;
+};
+
+// What a vision tower takes: the patches of several pictures, end to end.
+struct PixelPatches {
+  at::Tensor values;             // [P, channels * frames * patch * patch] float32
+  std::vector<ImageGrid> grids;  // one a picture; the sum of t*h*w is P
+};
+
+// Ids with a meaning of their own; -1 where a family has none.
+struct SpecialTokens {
+  std::int64_t image = -1;         // stands for one image feature
+  std::int64_t vision_start = -1;
+  std::int64_t vision_end = -1;
+  std::int64_t pad = -1;
+  std::vector<std::int64_t> end;   // any of them ends a completion
+};
+
+struct TokenPositions {
+  at::Tensor positions;      // [3, T] int64: temporal, height, width axis
+  std::int64_t next = 0;     // position (on all axes) of the token that would follow
+};
+
+// A decoder that reads text and pictures. One device, parameter names equal to the published checkpoint's.
+// Forward passes of one instance may run concurrently only under inference (no parameter is being written).
+class VisionLanguageModel : public torch::nn::Module {
+ public:
+  // config.json of the checkpoint.
+  virtual const Json& config() const = 0;
+  virtual const SpecialTokens& special_tokens() const = 0;
+  virtual std::int64_t num_layers() const = 0;
+  virtual std::int64_t num_kv_heads() const = 0;
+  virtual std::int64_t head_dim() const = 0;
+  virtual std::int64_t hidden_size() const = 0;
+  virtual std::int64_t vocab_size() const = 0;
+
+  // Number of image tokens a picture of this grid becomes.
+  virtual std::int64_t num_image_tokens(const ImageGrid& grid) const = 0;
+
+  // Patches -> image features [I, D].
+  virtual at::Tensor encode_images(const PixelPatches& patches) = 0;
+
+  // ids [T] int64 -> [T, D]. Rows `image_rows` [I] int64 are replaced by `image_features` [I, D] (both undefined: text
+  // only).
+  virtual at::Tensor embed(const at::Tensor& ids, const at::Tensor& image_rows, const at::Tensor& image_features) = 0;
+
+  // embeddings [T, D], positions [3, T] -> hidden states behind the last norm [T, D].
+  virtual at::Tensor decode(const at::Tensor& embeddings, const at::Tensor& positions,
+                            nn::AttentionContext& attention) = 0;
+
+  // hidden [N, D] -> logits [N, V], in hidden's dtype.
+  virtual at::Tensor logits(const at::Tensor& hidden) = 0;
+
+  // Positions of one sequence: ids with image tokens in place, and the grids of its pictures in order.
+  virtual TokenPositions token_positions(const std::vector<std::int64_t>& ids,
+                                         const std::vector<ImageGrid>& grids) const = 0;
+
+  // Parameters of the tower with its merger, for freezing: names start with one of these.
+  virtual std::vector<std::string> vision_prefixes() const = 0;
+};
+
+// Reads config.json and all weights of a model folder (model.safetensors, or the shards of
+// model.safetensors.index.json); tokenizer and processor are read by their own classes. Strict: one
+// std::runtime_error lists every missing, unexpected and mis-shaped tensor. An unknown model_type is an error that
+// lists the known ones.
+std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder);
+
+// Builds a model from config.json's content with random weights: matrices normal with standard deviation
+// 1 / sqrt(fan_in), embeddings too by the model's width, norms 1, biases 0; deterministic by seed.
+std::shared_ptr<VisionLanguageModel> create(const Json& config, std::uint64_t seed);
+
+// Writes config.json, model.safetensors into an existing folder; tied weights once.
+void save(const VisionLanguageModel& model, const std::filesystem::path& folder);
+
+}  // namespace thinkvg::models

@@ -1,0 +1,64 @@
+#pragma once
+
+// Shape letters: T tokens of all sequences end to end, H query heads, J key/value heads (H a multiple of J), K head width.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace thinkvg::nn {
+
+// Which tokens of a packed row belong together. Sequence i holds lengths[i] tokens; sequences lie end to end, without
+// padding. Where `prefix` is given, sequence i continues sequence prefix[i] < i: its tokens see all tokens of that one,
+// besides their own past. prefix[i] = -1: it starts by itself. A prefix must itself start by itself.
+struct SequenceLayout {
+  std::vector<std::int64_t> lengths;
+  std::vector<std::int64_t> prefix;  // empty: no sequence has one
+
+  std::int64_t num_tokens() const;
+  // Throws std::invalid_argument naming the first sequence that breaks the rules above.
+  void check() const;
+};
+
+// How the queries of one forward pass find their keys: in the pack itself (training, prefill) or in a cache (decoding).
+// The model calls attend() once a layer; the same model code serves both.
+class AttentionContext {
+ public:
+  virtual ~AttentionContext() = default;
+  // query [T, H, K], key and value [T, J, K], rotary embedding already applied. Returns [T, H, K]. Causal; scores are
+  // scaled by 1 / sqrt(K).
+  virtual at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
+                            const at::Tensor& value) = 0;
+};
+
+// Causal attention inside each sequence of a pack, and to its prefix. Differentiable. Not thread-safe.
+class PackedAttention final : public AttentionContext {
+ public:
+  // Checks the layout (SequenceLayout::check).
+  explicit PackedAttention(SequenceLayout layout);
+  // Keeps each layer's key and value (detached): what a decoding cache is filled from.
+  void record() { record_ = true; }
+
+  at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
+                    const at::Tensor& value) override;
+
+  struct KeyValue {
+    at::Tensor key;    // [T, J, K]
+    at::Tensor value;  // [T, J, K]
+  };
+  // One entry a layer after a recorded pass.
+  const std::vector<KeyValue>& recorded() const { return recorded_; }
+
+ private:
+  SequenceLayout layout_;
+  bool record_ = false;
+  std::vector<KeyValue> recorded_;
+};
+
+// Attention without a mask inside each block of a pack: vision towers. query, key, value [T, H, K]; block i holds
+// lengths[i] tokens. Returns [T, H, K]. Differentiable.
+at::Tensor block_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                           const std::vector<std::int64_t>& lengths);
+
+}  // namespace thinkvg::nn

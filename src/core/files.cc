@@ -1,0 +1,152 @@
+#include "thinkvg/core/files.h"
+
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <memory>
+
+#include "thinkvg/core/error.h"
+
+namespace thinkvg {
+namespace fs = std::filesystem;
+namespace {
+
+std::string temporary_suffix() {
+  static std::atomic<int> counter{0};
+  return fmt::format(".partial-{}-{}", getpid(), counter++);
+}
+
+void write_all(int descriptor, std::string_view content, const fs::path& file) {
+  while (!content.empty()) {
+    const ssize_t written = ::write(descriptor, content.data(), content.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      throw_failure("cannot write {}: {}", file.string(), std::strerror(errno));
+    }
+    content.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+void sync_path(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) throw_failure("cannot open {}: {}", path.string(), std::strerror(errno));
+  const int result = ::fsync(descriptor);
+  const int reason = errno;
+  ::close(descriptor);
+  if (result != 0 && reason != EINVAL) throw_failure("cannot sync {}: {}", path.string(), std::strerror(reason));
+}
+
+fs::path folder_of(const fs::path& file) { return file.has_parent_path() ? file.parent_path() : fs::path("."); }
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
+  void add(const char* data, std::size_t size) { EVP_DigestUpdate(context_.get(), data, size); }
+  std::string hex() {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+    unsigned int size = 0;
+    EVP_DigestFinal_ex(context_.get(), digest.data(), &size);
+    std::string text;
+    for (unsigned int i = 0; i < size; ++i) text += fmt::format("{:02x}", digest[i]);
+    return text;
+  }
+
+ private:
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+};
+
+}  // namespace
+
+std::string read_file(const fs::path& file) {
+  if (fs::is_directory(file)) throw_failure("cannot read {}: it is a folder", file.string());
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) throw_failure("cannot open {}: {}", file.string(), std::strerror(errno));
+  std::string content((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  if (stream.bad()) throw_failure("cannot read {}: {}", file.string(), std::strerror(errno));
+  return content;
+}
+
+void write_file_atomically(const fs::path& file, std::string_view content) {
+  const fs::path temporary = file.string() + temporary_suffix();
+  const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor < 0) throw_failure("cannot create {}: {}", file.string(), std::strerror(errno));
+  try {
+    write_all(descriptor, content, file);
+    if (::fsync(descriptor) != 0 && errno != EINVAL)
+      throw_failure("cannot sync {}: {}", file.string(), std::strerror(errno));
+  } catch (...) {
+    ::close(descriptor);
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  ::close(descriptor);
+  if (::rename(temporary.c_str(), file.c_str()) != 0) {
+    const int reason = errno;
+    ::unlink(temporary.c_str());
+    throw_failure("cannot write {}: {}", file.string(), std::strerror(reason));
+  }
+  sync_path(folder_of(file));
+}
+
+void write_folder_atomically(const fs::path& folder, const std::function<void(const fs::path& temporary)>& fill) {
+  const fs::path temporary = folder.string() + temporary_suffix();
+  const fs::path old = temporary.string() + "-old";
+  fs::create_directories(temporary);
+  try {
+    fill(temporary);
+    for (const auto& entry : fs::recursive_directory_iterator(temporary)) sync_path(entry.path());
+    sync_path(temporary);
+    if (fs::exists(folder)) fs::rename(folder, old);
+    fs::rename(temporary, folder);
+    sync_path(folder_of(folder));
+    fs::remove_all(old);
+  } catch (...) {
+    std::error_code ignored;
+    if (!fs::exists(folder) && fs::exists(old)) fs::rename(old, folder, ignored);
+    fs::remove_all(temporary, ignored);
+    throw;
+  }
+}
+
+AppendFile::AppendFile(const fs::path& file) : file_(file) {
+  descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) throw_failure("cannot open {}: {}", file.string(), std::strerror(errno));
+}
+
+AppendFile::~AppendFile() { ::close(descriptor_); }
+
+void AppendFile::write(std::string_view text) { write_all(descriptor_, text, file_); }
+
+void AppendFile::write_line(std::string_view text) { write(std::string(text) + "\n"); }
+
+std::string sha256_file(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) throw_failure("cannot open {}: {}", file.string(), std::strerror(errno));
+  Sha256 hash;
+  std::vector<char> buffer(1 << 20);
+  while (stream.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || stream.gcount() > 0)
+    hash.add(buffer.data(), static_cast<std::size_t>(stream.gcount()));
+  return hash.hex();
+}
+
+std::string sha256_text(std::string_view text) {
+  Sha256 hash;
+  hash.add(text.data(), text.size());
+  return hash.hex();
+}
+
+std::int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+}  // namespace thinkvg

@@ -1,0 +1,234 @@
+#include "thinkvg/core/settings.h"
+
+#include <charconv>
+#include <sstream>
+
+#include "thinkvg/core/error.h"
+
+namespace thinkvg::settings_detail {
+namespace {
+
+template <class T>
+constexpr const char* type_name() {
+  if constexpr (std::is_same_v<T, bool>) return "true|false";
+  if constexpr (std::is_same_v<T, std::int64_t>) return "integer";
+  if constexpr (std::is_same_v<T, double>) return "number";
+  if constexpr (std::is_same_v<T, std::string>) return "text";
+  if constexpr (std::is_same_v<T, std::vector<std::int64_t>>) return "list of integers";
+  if constexpr (std::is_same_v<T, std::vector<std::string>>) return "list of texts";
+}
+
+// A visitor whose settings all go through one template method of Derived: on_setting(path, value, help).
+template <class Derived>
+class PathVisitor : public SettingsVisitor {
+ public:
+  void setting(std::string_view name, bool& value, std::string_view help) override { forward(name, value, help); }
+  void setting(std::string_view name, std::int64_t& value, std::string_view help) override {
+    forward(name, value, help);
+  }
+  void setting(std::string_view name, double& value, std::string_view help) override { forward(name, value, help); }
+  void setting(std::string_view name, std::string& value, std::string_view help) override {
+    forward(name, value, help);
+  }
+  void setting(std::string_view name, std::vector<std::int64_t>& value, std::string_view help) override {
+    forward(name, value, help);
+  }
+  void setting(std::string_view name, std::vector<std::string>& value, std::string_view help) override {
+    forward(name, value, help);
+  }
+
+ protected:
+  void begin_section(std::string_view name, std::string_view) override { path_.emplace_back(name); }
+  void end_section() override { path_.pop_back(); }
+
+  std::vector<std::string> path_;
+
+ private:
+  template <class T>
+  void forward(std::string_view name, T& value, std::string_view help) {
+    path_.emplace_back(name);
+    static_cast<Derived*>(this)->on_setting(value, help);
+    path_.pop_back();
+  }
+};
+
+std::string join(const std::vector<std::string>& path) {
+  std::string text;
+  for (const std::string& part : path) text += (text.empty() ? "" : ".") + part;
+  return text;
+}
+
+class Writer final : public PathVisitor<Writer> {
+ public:
+  Json values = Json::object();
+
+  template <class T>
+  void on_setting(T& value, std::string_view) {
+    Json* at = &values;
+    for (const std::string& part : path_) at = &(*at)[part];
+    *at = value;
+  }
+};
+
+class Lister final : public PathVisitor<Lister> {
+ public:
+  std::vector<SettingInfo> settings;
+
+  template <class T>
+  void on_setting(T& value, std::string_view help) {
+    std::string text;
+    if constexpr (std::is_same_v<T, std::string>) {
+      text = value;
+    } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+      for (const std::string& item : value) text += (text.empty() ? "" : ",") + item;
+    } else if constexpr (std::is_same_v<T, std::vector<std::int64_t>>) {
+      for (std::int64_t item : value) text += (text.empty() ? "" : ",") + std::to_string(item);
+    } else {
+      text = Json(value).dump();
+    }
+    settings.push_back({join(path_), type_name<T>(), text, std::string(help)});
+  }
+};
+
+class Reader final : public PathVisitor<Reader> {
+ public:
+  Reader(const Json& values, std::string_view source) : values_(values), source_(source) {}
+
+  template <class T>
+  void on_setting(T& value, std::string_view) {
+    const Json* at = &values_;
+    for (const std::string& part : path_) {
+      const auto found = at->find(part);
+      if (found == at->end() || found->is_null()) return;
+      at = &*found;
+    }
+    if (!fits<T>(*at))
+      throw_invalid("{}: setting '{}' must be {}, but is {}", source_, join(path_), type_name<T>(), at->dump());
+    value = at->get<T>();
+  }
+
+ private:
+  template <class T>
+  static bool fits(const Json& json) {
+    if constexpr (std::is_same_v<T, bool>) return json.is_boolean();
+    if constexpr (std::is_same_v<T, std::int64_t>) return json.is_number_integer();
+    if constexpr (std::is_same_v<T, double>) return json.is_number();
+    if constexpr (std::is_same_v<T, std::string>) return json.is_string();
+    if constexpr (std::is_same_v<T, std::vector<std::int64_t>> || std::is_same_v<T, std::vector<std::string>>) {
+      if (!json.is_array()) return false;
+      for (const Json& item : json)
+        if (!fits<typename T::value_type>(item)) return false;
+      return true;
+    }
+  }
+
+  const Json& values_;
+  std::string source_;
+};
+
+std::vector<std::string> names_of(AnyOptions& options) {
+  Lister lister;
+  options.visit(lister);
+  std::vector<std::string> names;
+  for (const SettingInfo& info : lister.settings) names.push_back(info.name);
+  return names;
+}
+
+[[noreturn]] void throw_unknown(std::string_view source, const std::string& name,
+                                const std::vector<std::string>& known) {
+  const std::string near = nearest_name(name, known);
+  if (near.empty()) throw_invalid("{}: unknown setting '{}'", source, name);
+  throw_invalid("{}: unknown setting '{}'; did you mean '{}'?", source, name, near);
+}
+
+void check_keys(const Json& values, const std::string& prefix, const std::vector<std::string>& known,
+                std::string_view source) {
+  if (!values.is_object())
+    throw_invalid("{}: {} must be a mapping of settings, but is {}", source,
+                  prefix.empty() ? "the file" : "'" + prefix + "'", values.dump());
+  for (const auto& [key, value] : values.items()) {
+    const std::string name = prefix.empty() ? key : prefix + "." + key;
+    bool is_setting = false, is_section = false;
+    for (const std::string& candidate : known) {
+      is_setting |= candidate == name;
+      is_section |= candidate.starts_with(name + ".");
+    }
+    if (is_section) {
+      if (!value.is_null()) check_keys(value, name, known, source);
+    } else if (!is_setting) {
+      throw_unknown(source, name, known);
+    }
+  }
+}
+
+class Assigner final : public PathVisitor<Assigner> {
+ public:
+  Assigner(std::string_view name, std::string_view text) : name_(name), text_(text) {}
+  bool found = false;
+
+  template <class T>
+  void on_setting(T& value, std::string_view) {
+    if (join(path_) != name_) return;
+    found = true;
+    if constexpr (std::is_same_v<T, std::string>) {
+      value = text_;
+    } else if constexpr (std::is_same_v<T, std::vector<std::string>> || std::is_same_v<T, std::vector<std::int64_t>>) {
+      T items;
+      std::stringstream stream(text_);
+      for (std::string item; std::getline(stream, item, ',');) {
+        if constexpr (std::is_same_v<T, std::vector<std::string>>)
+          items.push_back(item);
+        else
+          items.push_back(number<std::int64_t>(item, type_name<T>()));
+      }
+      value = items;
+    } else if constexpr (std::is_same_v<T, bool>) {
+      if (text_ != "true" && text_ != "false") fail(type_name<T>());
+      value = text_ == "true";
+    } else {
+      value = number<T>(text_, type_name<T>());
+    }
+  }
+
+ private:
+  template <class T>
+  T number(const std::string& text, const char* type) const {
+    T value{};
+    const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || stop != text.data() + text.size()) fail(type);
+    return value;
+  }
+  [[noreturn]] void fail(const char* type) const { throw_invalid("--{} must be {}, but is '{}'", name_, type, text_); }
+
+  std::string name_;
+  std::string text_;
+};
+
+}  // namespace
+
+Json write(AnyOptions& options) {
+  Writer writer;
+  options.visit(writer);
+  return writer.values;
+}
+
+void read(AnyOptions& options, const Json& values, std::string_view source) {
+  check_keys(values.is_null() ? Json::object() : values, "", names_of(options), source);
+  if (values.is_null()) return;
+  Reader reader(values, source);
+  options.visit(reader);
+}
+
+void assign(AnyOptions& options, std::string_view dotted_name, std::string_view text) {
+  Assigner assigner(dotted_name, text);
+  options.visit(assigner);
+  if (!assigner.found) throw_unknown("command line", std::string(dotted_name), names_of(options));
+}
+
+std::vector<SettingInfo> list(AnyOptions& options) {
+  Lister lister;
+  options.visit(lister);
+  return lister.settings;
+}
+
+}  // namespace thinkvg::settings_detail

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "tools/cli.h"
+
+namespace thinkvg::tools {
+
+// Which program a command lives in, by what it has to load: none of the two, OpenCV, or OpenCV and LibTorch.
+// `thinkvg` itself is light; it replaces itself by thinkvg-pictures or thinkvg-tensors for the other commands.
+enum class Program { light, pictures, tensors };
+
+struct CommandInfo {
+  const char* name;
+  const char* summary;
+  Program program;
+};
+const std::vector<CommandInfo>& command_list();
+
+// One function a command, in tools/<command>.cc. Returns the exit code; errors are exceptions.
+int run_score(const Arguments& arguments);
+int run_phantom(const Arguments& arguments);
+int run_report(const Arguments& arguments);
+int run_init(const Arguments& arguments);
+int run_warmup(const Arguments& arguments);
+int run_sft(const Arguments& arguments);
+int run_grpo(const Arguments& arguments);
+int run_generate(const Arguments& arguments);
+int run_eval(const Arguments& arguments);
+
+// Shared by the three programs: looks the command up, runs it, and turns exceptions into one message on stderr and
+// exit code 2 (wrong use) or 1 (failure).
+using CommandFunction = int (*)(const Arguments&);
+int dispatch(const std::vector<std::pair<std::string, CommandFunction>>& functions, int argc, char** argv);
+
+}  // namespace thinkvg::tools

@@ -1,0 +1,46 @@
+#include <cxxabi.h>
+
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+
+#include "thinkvg/core/log.h"
+#include "tools/commands.h"
+
+namespace thinkvg::tools {
+
+const std::vector<CommandInfo>& command_list() {
+  static const std::vector<CommandInfo> kCommands = {
+      {"phantom", "write a synthetic data set of radiograph-like pictures with grounded questions", Program::pictures},
+      {"init", "make a new small model with its tokenizer", Program::tensors},
+      {"warmup", "teach a new vision tower what is where, from region labels", Program::tensors},
+      {"sft", "supervised fine-tuning", Program::tensors},
+      {"grpo", "reinforcement with verifiable grounding and answer rewards", Program::tensors},
+      {"generate", "ask a model about a picture", Program::tensors},
+      {"eval", "score a model on a data set", Program::tensors},
+      {"score", "score a file of predictions, without a model", Program::light},
+      {"report", "write an HTML report of one or several runs", Program::pictures},
+  };
+  return kCommands;
+}
+
+int dispatch(const std::vector<std::pair<std::string, CommandFunction>>& functions, int argc, char** argv) {
+  set_up_logging();
+  const std::string name = argc > 1 ? argv[1] : "";
+  for (const auto& [command, function] : functions) {
+    if (command != name) continue;
+    try {
+      return function(Arguments(argv + 2, argv + argc));
+    } catch (const std::invalid_argument& error) {
+      std::fprintf(stderr, "thinkvg %s: %s\n", name.c_str(), error.what());
+      return 2;
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "thinkvg %s: %s\n", name.c_str(), error.what());
+      return 1;
+    }
+  }
+  std::fprintf(stderr, "thinkvg: this program has no command '%s'\n", name.c_str());
+  return 2;
+}
+
+}  // namespace thinkvg::tools

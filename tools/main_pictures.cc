@@ -1,0 +1,6 @@
+#include "tools/commands.h"
+
+int main(int argc, char** argv) {
+  using namespace thinkvg::tools;
+  return dispatch({{"phantom", run_phantom}, {"report", run_report}}, argc, argv);
+}

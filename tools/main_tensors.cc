@@ -1,0 +1,12 @@
+#include "tools/commands.h"
+
+int main(int argc, char** argv) {
+  using namespace thinkvg::tools;
+  return dispatch({{"init", run_init},
+                   {"warmup", run_warmup},
+                   {"sft", run_sft},
+                   {"grpo", run_grpo},
+                   {"generate", run_generate},
+                   {"eval", run_eval}},
+                  argc, argv);
+}
