@@ -12,8 +12,8 @@ namespace thinkvg::tools {
 CommandLine read_command_line(const std::string& command, const Arguments& arguments,
                               const std::vector<SettingInfo>& settings) {
   CommandLine line;
-  std::vector<std::string> known = {"config", "help"};
-  for (const SettingInfo& info : settings) known.push_back(info.name);
+  std::vector<SettingInfo> known = settings;
+  for (const char* name : {"config", "help"}) known.push_back({name, "", "", ""});
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (argument == "-h" || argument == "--help") {
@@ -24,11 +24,16 @@ CommandLine read_command_line(const std::string& command, const Arguments& argum
       throw_invalid("{}: '{}' is not a setting; settings are --name value, see 'thinkvg {} --help'", command, argument,
                     command);
     const std::size_t equals = argument.find('=');
-    const std::string name = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
-    const auto setting =
-        std::find_if(settings.begin(), settings.end(), [&](const SettingInfo& info) { return info.name == name; });
+    std::string name = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
+    const auto find = [&](const std::string& wanted) {
+      return std::find_if(settings.begin(), settings.end(),
+                          [&](const SettingInfo& info) { return info.name == wanted; });
+    };
+    // A section's path may be given by the section's own name: --data FILE is --data.path FILE.
+    if (find(name) == settings.end() && find(name + ".path") != settings.end()) name += ".path";
+    const auto setting = find(name);
     if (setting == settings.end() && name != "config") {
-      const std::string near = nearest_name(name, known);
+      const std::string near = nearest_setting(name, known);
       throw_invalid("{}: unknown setting --{}{}; 'thinkvg {} --help' lists them", command, name,
                     near.empty() ? "" : ", did you mean --" + near + "?", command);
     }

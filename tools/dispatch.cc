@@ -1,8 +1,8 @@
-#include <cxxabi.h>
-
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <stdexcept>
+#include <string>
 
 #include "thinkvg/core/log.h"
 #include "tools/commands.h"
@@ -24,6 +24,16 @@ const std::vector<CommandInfo>& command_list() {
   return kCommands;
 }
 
+namespace {
+
+// LibTorch's errors go on with a stack trace, which says nothing to a user.
+std::string without_stack_trace(const char* text) {
+  const std::string whole = text;
+  return whole.substr(0, whole.find("\nException raised from "));
+}
+
+}  // namespace
+
 int dispatch(const std::vector<std::pair<std::string, CommandFunction>>& functions, int argc, char** argv) {
   set_up_logging();
   const std::string name = argc > 1 ? argv[1] : "";
@@ -34,8 +44,11 @@ int dispatch(const std::vector<std::pair<std::string, CommandFunction>>& functio
     } catch (const std::invalid_argument& error) {
       std::fprintf(stderr, "thinkvg %s: %s\n", name.c_str(), error.what());
       return 2;
+    } catch (const std::bad_alloc&) {
+      std::fprintf(stderr, "thinkvg %s: out of memory\n", name.c_str());
+      return 1;
     } catch (const std::exception& error) {
-      std::fprintf(stderr, "thinkvg %s: %s\n", name.c_str(), error.what());
+      std::fprintf(stderr, "thinkvg %s: %s\n", name.c_str(), without_stack_trace(error.what()).c_str());
       return 1;
     }
   }

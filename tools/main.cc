@@ -25,7 +25,8 @@ void print_usage(std::FILE* stream) {
 
 // Replaces this process by the program that can run the command; it lies beside this one or in ../libexec/thinkvg.
 int replace_process(const std::string& program, char** argv) {
-  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe").parent_path();
+  std::error_code ignored;  // without /proc the programs are looked for in the working directory, and reported missing
+  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
   for (const auto& folder : {here, here.parent_path() / "libexec" / "thinkvg"}) {
     const std::string file = (folder / program).string();
     if (!std::filesystem::exists(file)) continue;

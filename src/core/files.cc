@@ -24,6 +24,25 @@ std::string temporary_suffix() {
   return fmt::format(".partial-{}-{}", getpid(), counter++);
 }
 
+// `folder` without a trailing slash, so that names made out of it lie beside it.
+fs::path without_slash(const fs::path& folder) { return folder.has_filename() ? folder : folder.parent_path(); }
+
+// Puts `temporary` in place of the existing `folder`, and the old folder in place of `temporary`. One step, so that a
+// process killed at any moment leaves one of the two under the name; file systems that cannot do it take two steps.
+void exchange_folders(const fs::path& temporary, const fs::path& folder) {
+  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) == 0) return;
+  if (errno != EINVAL && errno != ENOSYS) throw_failure("cannot replace {}: {}", folder.string(), std::strerror(errno));
+  const fs::path old = temporary.string() + "-old";
+  fs::rename(folder, old);
+  std::error_code error;
+  fs::rename(temporary, folder, error);
+  if (error) {
+    fs::rename(old, folder);
+    throw_failure("cannot replace {}: {}", folder.string(), error.message());
+  }
+  fs::rename(old, temporary);
+}
+
 void write_all(int descriptor, std::string_view content, const fs::path& file) {
   while (!content.empty()) {
     const ssize_t written = ::write(descriptor, content.data(), content.size());
@@ -96,24 +115,26 @@ void write_file_atomically(const fs::path& file, std::string_view content) {
   sync_path(folder_of(file));
 }
 
-void write_folder_atomically(const fs::path& folder, const std::function<void(const fs::path& temporary)>& fill) {
+void write_folder_atomically(const fs::path& given, const std::function<void(const fs::path& temporary)>& fill) {
+  const fs::path folder = without_slash(given);
   const fs::path temporary = folder.string() + temporary_suffix();
-  const fs::path old = temporary.string() + "-old";
-  fs::create_directories(temporary);
+  std::error_code error;
+  fs::create_directories(temporary, error);
+  if (error) throw_failure("cannot create {}: {}", folder.string(), error.message());
   try {
     fill(temporary);
     for (const auto& entry : fs::recursive_directory_iterator(temporary)) sync_path(entry.path());
     sync_path(temporary);
-    if (fs::exists(folder)) fs::rename(folder, old);
-    fs::rename(temporary, folder);
-    sync_path(folder_of(folder));
-    fs::remove_all(old);
+    if (fs::exists(folder))
+      exchange_folders(temporary, folder);
+    else
+      fs::rename(temporary, folder);
   } catch (...) {
-    std::error_code ignored;
-    if (!fs::exists(folder) && fs::exists(old)) fs::rename(old, folder, ignored);
-    fs::remove_all(temporary, ignored);
+    fs::remove_all(temporary, error);
     throw;
   }
+  fs::remove_all(temporary, error);  // the old folder
+  sync_path(folder_of(folder));
 }
 
 AppendFile::AppendFile(const fs::path& file) : file_(file) {
@@ -123,11 +144,23 @@ AppendFile::AppendFile(const fs::path& file) : file_(file) {
 
 AppendFile::~AppendFile() { ::close(descriptor_); }
 
-void AppendFile::write(std::string_view text) { write_all(descriptor_, text, file_); }
+void AppendFile::write(std::string_view text) {
+  struct stat before {};
+  const bool regular = ::fstat(descriptor_, &before) == 0 && S_ISREG(before.st_mode);
+  try {
+    write_all(descriptor_, text, file_);
+  } catch (...) {
+    // Should this fail, too, there is nothing better to do than to report the first failure.
+    std::error_code ignored;
+    if (regular) fs::resize_file(file_, static_cast<std::uintmax_t>(before.st_size), ignored);
+    throw;
+  }
+}
 
 void AppendFile::write_line(std::string_view text) { write(std::string(text) + "\n"); }
 
 std::string sha256_file(const fs::path& file) {
+  if (fs::is_directory(file)) throw_failure("cannot read {}: it is a folder", file.string());
   std::ifstream stream(file, std::ios::binary);
   if (!stream) throw_failure("cannot open {}: {}", file.string(), std::strerror(errno));
   Sha256 hash;

@@ -14,7 +14,7 @@ namespace {
 
 Json scalar_to_json(const YAML::Node& node) {
   const std::string& text = node.Scalar();
-  if (node.Tag() == "!") return text;  // quoted
+  if (node.Tag() == "!" || node.Tag() == "tag:yaml.org,2002:str") return text;  // quoted, or said to be text
   static const std::set<std::string> kNull = {"", "~", "null", "Null", "NULL"};
   static const std::set<std::string> kTrue = {"true", "True", "TRUE"};
   static const std::set<std::string> kFalse = {"false", "False", "FALSE"};
@@ -77,6 +77,8 @@ void emit(YAML::Emitter& out, const Json& value) {
     } else {
       out << YAML::DoubleQuoted << text;
     }
+  } else if (value.is_null()) {
+    out << YAML::Null;
   } else {
     out << value.dump();
   }

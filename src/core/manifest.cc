@@ -31,9 +31,8 @@ Json make_manifest(const std::string& command, std::int64_t seed,
       inputs[name] = {{"path", file.string()}};
       continue;
     }
-    inputs[name] = {{"path", file.string()},
-                    {"bytes", std::filesystem::file_size(file)},
-                    {"sha256", sha256_file(file)}};
+    inputs[name] = {
+        {"path", file.string()}, {"bytes", std::filesystem::file_size(file)}, {"sha256", sha256_file(file)}};
   }
   return {{"command", command},
           {"version", version()},

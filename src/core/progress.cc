@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 namespace thinkvg {
@@ -23,7 +24,8 @@ void Progress::update(std::int64_t step, const std::string& text) {
   if (first) first_step_ = step - 1;  // a resumed run starts behind step 0
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   const std::int64_t done = step - first_step_;
-  const double left = done > 0 ? elapsed / static_cast<double>(done) * static_cast<double>(total_ - step) : 0;
+  const auto steps_left = static_cast<double>(std::max<std::int64_t>(total_ - step, 0));
+  const double left = done > 0 ? elapsed / static_cast<double>(done) * steps_left : 0;
   last_line_ = fmt::format("{} {}/{} {}, {} left", title_, format_count(step), format_count(total_), text,
                            format_duration(left));
   if (terminal_) {
@@ -44,13 +46,15 @@ void Progress::finish() {
 }
 
 std::string format_duration(double seconds) {
-  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  constexpr double kLongest = 1e12;
+  const auto whole = seconds > 0 ? static_cast<std::int64_t>(std::min(seconds, kLongest) + 0.5) : 0;
   if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 
 std::string format_count(std::int64_t value) {
-  const std::string digits = std::to_string(value < 0 ? -value : value);
+  const auto magnitude = static_cast<std::uint64_t>(value);
+  const std::string digits = std::to_string(value < 0 ? 0 - magnitude : magnitude);
   std::string text = value < 0 ? "-" : "";
   for (std::size_t i = 0; i < digits.size(); ++i) {
     if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "thinkvg/core/error.h"
+
 namespace thinkvg {
 namespace {
 
@@ -49,9 +51,8 @@ std::uint32_t RandomStream::next_u32() {
   const std::size_t lane = position_ % 4;
   const std::uint64_t index = position_ / 4;
   if (lane == 0 || position_ == 0)
-    block_ = philox4x32({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), stream_[0],
-                         stream_[1]},
-                        key_);
+    block_ = philox4x32(
+        {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), stream_[0], stream_[1]}, key_);
   ++position_;
   return block_[lane];
 }
@@ -71,6 +72,7 @@ std::uint64_t RandomStream::next_u64() {
 double RandomStream::uniform() { return static_cast<double>(next_u64() >> 11) * 0x1.0p-53; }
 
 std::uint64_t RandomStream::below(std::uint64_t bound) {
+  if (bound == 0) throw_invalid("RandomStream::below expects a bound above 0, got 0");
   const std::uint64_t limit = std::uint64_t(-1) - std::uint64_t(-1) % bound;
   std::uint64_t value = next_u64();
   while (value >= limit) value = next_u64();
@@ -78,7 +80,10 @@ std::uint64_t RandomStream::below(std::uint64_t bound) {
 }
 
 std::int64_t RandomStream::between(std::int64_t low, std::int64_t high) {
-  return low + static_cast<std::int64_t>(below(static_cast<std::uint64_t>(high - low) + 1));
+  if (low > high) throw_invalid("RandomStream::between expects low <= high, got {} and {}", low, high);
+  const std::uint64_t span = static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
+  const std::uint64_t step = span == std::uint64_t(-1) ? next_u64() : below(span + 1);
+  return static_cast<std::int64_t>(static_cast<std::uint64_t>(low) + step);
 }
 
 double RandomStream::normal() {

@@ -1,6 +1,8 @@
 #include "thinkvg/core/settings.h"
 
 #include <charconv>
+#include <cmath>
+#include <limits>
 #include <sstream>
 
 #include "thinkvg/core/error.h"
@@ -111,7 +113,8 @@ class Reader final : public PathVisitor<Reader> {
   template <class T>
   static bool fits(const Json& json) {
     if constexpr (std::is_same_v<T, bool>) return json.is_boolean();
-    if constexpr (std::is_same_v<T, std::int64_t>) return json.is_number_integer();
+    if constexpr (std::is_same_v<T, std::int64_t>)
+      return json.is_number_integer() && !(json.is_number_unsigned() && json.get<std::uint64_t>() > kLargestInteger);
     if constexpr (std::is_same_v<T, double>) return json.is_number();
     if constexpr (std::is_same_v<T, std::string>) return json.is_string();
     if constexpr (std::is_same_v<T, std::vector<std::int64_t>> || std::is_same_v<T, std::vector<std::string>>) {
@@ -122,26 +125,20 @@ class Reader final : public PathVisitor<Reader> {
     }
   }
 
+  static constexpr std::uint64_t kLargestInteger = std::numeric_limits<std::int64_t>::max();
+
   const Json& values_;
   std::string source_;
 };
 
-std::vector<std::string> names_of(AnyOptions& options) {
-  Lister lister;
-  options.visit(lister);
-  std::vector<std::string> names;
-  for (const SettingInfo& info : lister.settings) names.push_back(info.name);
-  return names;
-}
-
 [[noreturn]] void throw_unknown(std::string_view source, const std::string& name,
-                                const std::vector<std::string>& known) {
-  const std::string near = nearest_name(name, known);
+                                const std::vector<SettingInfo>& known) {
+  const std::string near = nearest_setting(name, known);
   if (near.empty()) throw_invalid("{}: unknown setting '{}'", source, name);
   throw_invalid("{}: unknown setting '{}'; did you mean '{}'?", source, name, near);
 }
 
-void check_keys(const Json& values, const std::string& prefix, const std::vector<std::string>& known,
+void check_keys(const Json& values, const std::string& prefix, const std::vector<SettingInfo>& known,
                 std::string_view source) {
   if (!values.is_object())
     throw_invalid("{}: {} must be a mapping of settings, but is {}", source,
@@ -149,10 +146,13 @@ void check_keys(const Json& values, const std::string& prefix, const std::vector
   for (const auto& [key, value] : values.items()) {
     const std::string name = prefix.empty() ? key : prefix + "." + key;
     bool is_setting = false, is_section = false;
-    for (const std::string& candidate : known) {
-      is_setting |= candidate == name;
-      is_section |= candidate.starts_with(name + ".");
+    for (const SettingInfo& info : known) {
+      is_setting |= info.name == name;
+      is_section |= info.name.starts_with(name + ".");
     }
+    if ((is_setting || is_section) && key.find('.') != std::string::npos)
+      throw_invalid("{}: '{}' must be nested here: write '{}:' and its settings indented below it", source, name,
+                    key.substr(0, key.find('.')));
     if (is_section) {
       if (!value.is_null()) check_keys(value, name, known, source);
     } else if (!is_setting) {
@@ -196,6 +196,9 @@ class Assigner final : public PathVisitor<Assigner> {
     T value{};
     const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || stop != text.data() + text.size()) fail(type);
+    if constexpr (std::is_same_v<T, double>) {
+      if (!std::isfinite(value)) fail(type);
+    }
     return value;
   }
   [[noreturn]] void fail(const char* type) const { throw_invalid("--{} must be {}, but is '{}'", name_, type, text_); }
@@ -213,8 +216,8 @@ Json write(AnyOptions& options) {
 }
 
 void read(AnyOptions& options, const Json& values, std::string_view source) {
-  check_keys(values.is_null() ? Json::object() : values, "", names_of(options), source);
-  if (values.is_null()) return;
+  if (values.is_null()) return;  // an empty file
+  check_keys(values, "", list(options), source);
   Reader reader(values, source);
   options.visit(reader);
 }
@@ -222,7 +225,7 @@ void read(AnyOptions& options, const Json& values, std::string_view source) {
 void assign(AnyOptions& options, std::string_view dotted_name, std::string_view text) {
   Assigner assigner(dotted_name, text);
   options.visit(assigner);
-  if (!assigner.found) throw_unknown("command line", std::string(dotted_name), names_of(options));
+  if (!assigner.found) throw_unknown("command line", std::string(dotted_name), list(options));
 }
 
 std::vector<SettingInfo> list(AnyOptions& options) {
@@ -232,3 +235,25 @@ std::vector<SettingInfo> list(AnyOptions& options) {
 }
 
 }  // namespace thinkvg::settings_detail
+
+namespace thinkvg {
+
+std::string nearest_setting(const std::string& name, const std::vector<SettingInfo>& settings) {
+  std::vector<std::string> names;
+  for (const SettingInfo& info : settings) {
+    for (std::size_t dot = info.name.find('.'); dot != std::string::npos; dot = info.name.find('.', dot + 1))
+      names.push_back(info.name.substr(0, dot));
+    names.push_back(info.name);
+  }
+  if (std::string near = nearest_name(name, names); !near.empty()) return near;
+  const auto last_part = [](const std::string& dotted) { return dotted.substr(dotted.rfind('.') + 1); };
+  std::string found;
+  for (const SettingInfo& info : settings) {
+    if (last_part(info.name) != last_part(name)) continue;
+    if (!found.empty()) return "";
+    found = info.name;
+  }
+  return found;
+}
+
+}  // namespace thinkvg

@@ -16,12 +16,12 @@ std::string read_file(const std::filesystem::path& file);
 void write_file_atomically(const std::filesystem::path& file, std::string_view content);
 
 // The same for a folder: `fill` writes into a temporary folder beside `folder`, which is then synced and renamed to it.
-// An existing `folder` is replaced. When `fill` throws, nothing is left behind and the exception goes on.
+// An existing `folder` is exchanged in one step. When `fill` throws, nothing is left behind and the exception goes on.
 void write_folder_atomically(const std::filesystem::path& folder,
                              const std::function<void(const std::filesystem::path& temporary)>& fill);
 
 // Appends text to a file that is kept open: for metrics.jsonl and completion logs. Each write ends at the disk's cache;
-// a failed one throws std::runtime_error. Not thread-safe.
+// a failed one (a full disk) leaves nothing of its text in the file and throws std::runtime_error. Not thread-safe.
 class AppendFile {
  public:
   explicit AppendFile(const std::filesystem::path& file);

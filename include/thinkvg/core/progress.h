@@ -10,8 +10,7 @@ namespace thinkvg {
 // `plain_interval`. Not thread-safe.
 class Progress {
  public:
-  Progress(std::string title, std::int64_t total_steps,
-           std::chrono::seconds plain_interval = std::chrono::seconds(10));
+  Progress(std::string title, std::int64_t total_steps, std::chrono::seconds plain_interval = std::chrono::seconds(10));
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -33,7 +32,7 @@ class Progress {
   std::string last_line_;
 };
 
-// "1:02:03" or "2:03".
+// "1:02:03" or "2:03"; negative numbers and NaN count as 0.
 std::string format_duration(double seconds);
 // "12,345".
 std::string format_count(std::int64_t value);

@@ -24,9 +24,9 @@ class RandomStream {
   double uniform();
   // Uniform in [low, high).
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
-  // Uniform integer in [0, bound), without modulo bias; bound > 0.
+  // Uniform integer in [0, bound), without modulo bias. Throws std::invalid_argument for bound 0.
   std::uint64_t below(std::uint64_t bound);
-  // Uniform integer in [low, high], both included.
+  // Uniform integer in [low, high], both included. Throws std::invalid_argument where low > high.
   std::int64_t between(std::int64_t low, std::int64_t high);
   // Standard normal.
   double normal();

@@ -46,9 +46,9 @@ class SettingsVisitor {
 
 // One line of a command's help.
 struct SettingInfo {
-  std::string name;     // dotted: "optimizer.lr"
-  std::string type;     // "true|false", "integer", "number", "text", "list"
-  std::string value;    // present value as text
+  std::string name;   // dotted: "optimizer.lr"
+  std::string type;   // "true|false", "integer", "number", "text", "list of integers", "list of texts"
+  std::string value;  // present value as text
   std::string help;
 };
 
@@ -97,6 +97,10 @@ void assign_setting(Options& options, std::string_view dotted_name, std::string_
   settings_detail::OptionsRef<Options> ref(options);
   settings_detail::assign(ref, dotted_name, text);
 }
+
+// What a user who wrote the unknown setting `name` probably meant: a near spelling of a setting or section, or the only
+// setting elsewhere with the same last part ("lr" -> "optimizer.lr"); an empty string where nothing is near.
+std::string nearest_setting(const std::string& name, const std::vector<SettingInfo>& settings);
 
 // All settings in the order of the visit.
 template <class Options>

@@ -1,15 +1,18 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 
 #include "thinkvg/data/dataset.h"
 #include "thinkvg/image/picture.h"
 
 namespace thinkvg::data {
 
-// Finds the pictures of a data set under a root: by relative path, with or without "files/", else by file stem.
+// Finds the pictures of a data set under a root: by relative path, with or without "files/", as .jpg, .jpeg or .png,
+// else by file stem anywhere under the root (the stem of MIMIC-CXR is the dicom_id, which is unique). Cheap to copy.
 class ImageFinder {
  public:
+  // Throws std::runtime_error unless root is a folder.
   explicit ImageFinder(std::filesystem::path root);
 
   // The file, or an empty path when there is none. Thread-safe.
@@ -18,7 +21,10 @@ class ImageFinder {
   std::filesystem::path require(const Sample& sample) const;
 
  private:
+  struct StemIndex;
   std::filesystem::path root_;
+  // All picture files under the root by stem, filled when the usual places fail for the first time; shared by copies.
+  std::shared_ptr<StemIndex> index_;
 };
 
 }  // namespace thinkvg::data

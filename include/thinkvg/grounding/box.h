@@ -73,10 +73,10 @@ double iou(const Box& a, const Box& b);
 
 // How several predicted boxes are scored against several reference boxes; every rule gives a value in [0, 1].
 enum class MultiBoxRule {
-  paired,     // index order; 0 when the counts differ, else mean IoU
-  hungarian,  // best one-to-one assignment; unmatched boxes of either side count 0: sum IoU / max(counts)
-  union_area, // IoU of the two unions as point sets
-  best,       // for each reference the best IoU of any prediction, averaged over references
+  paired,      // index order; 0 when the counts differ, else mean IoU
+  hungarian,   // best one-to-one assignment; unmatched boxes of either side count 0: sum IoU / max(counts)
+  union_area,  // IoU of the two unions as point sets
+  best,        // for each reference the best IoU of any prediction, averaged over references
 };
 MultiBoxRule parse_multi_box_rule(std::string_view name);  // "paired", "hungarian", "union", "best"
 std::string multi_box_rule_name(MultiBoxRule rule);

@@ -12,20 +12,24 @@ namespace thinkvg::grounding {
 //   <think>reasoning (region [x1, y1, x2, y2])</think><response><answer>..</answer><location><ref>..</ref>
 //   <box>[x1, y1, x2, y2]</box>..</location></response>
 struct ParsedResponse {
-  bool complete = false;        // every tag present, closed, in order, at least an answer; nothing after </response>
-  std::string problem;          // why not complete, in words; empty when complete
+  bool complete = false;  // every tag present, closed, in order, at least an answer; nothing after </response>
+  std::string problem;    // why not complete, in words; empty when complete
   bool has_think = false;
-  std::string think;            // text inside <think>, trimmed
+  std::string think;  // text inside <think>, trimmed
   bool has_answer = false;
-  std::string answer;           // text inside <answer>, trimmed
-  std::vector<Region> regions;  // ref/box pairs of <location>, in order; only well-formed numbers, in `frame`
+  std::string answer;                  // text inside <answer>, trimmed
+  std::vector<Region> regions;         // ref/box pairs of <location>, in order; only well-formed numbers, in `frame`
   std::vector<Region> think_regions;   // boxes inside <think>; name = the words before "(region"
-  std::vector<std::string> bad_boxes;  // box texts that gave no valid box (reversed, not a number, wrong count)
+  std::vector<std::string> bad_boxes;  // box texts of <location> that gave no valid box (reversed, not a number, wrong
+                                       // count), shortened; they do not make a response incomplete
+  std::vector<std::string> bad_think_boxes;  // the same for <think>; brackets around other text are no boxes
 };
 
 // Never throws on text. Takes one or many boxes ([..], [[..], [..]], several ref/box pairs), floats, newlines, missing
 // ref, missing location, truncated text. Linear in the length of the text. The numbers are taken to be in `frame`.
 // `expect_think`: whether a missing <think> makes it incomplete.
+// A box without <ref> takes the last name before it. An unclosed <think> is kept up to <response> or the end; an
+// unclosed <answer> is no answer.
 ParsedResponse parse_response(std::string_view text, const BoxFrame& frame, bool expect_think = true);
 
 // The text form of an answer with its regions, as the release writes it:
@@ -33,7 +37,7 @@ ParsedResponse parse_response(std::string_view text, const BoxFrame& frame, bool
 // Boxes are written as whole numbers in the frame they carry. No regions: no <location>.
 std::string format_response(std::string_view answer, const std::vector<Region>& regions);
 
-// "[x1, y1, x2, y2]" with whole numbers.
+// "[x1, y1, x2, y2]" with whole numbers (four decimals in the unit frame).
 std::string format_box(const Box& box);
 
 // Rewrites every well-formed inline box "[a, b, c, d]" of `text` from one frame to another, rounded to whole numbers

@@ -12,8 +12,8 @@ namespace thinkvg::models {
 
 // What a picture becomes on its way into a model.
 struct ProcessedPicture {
-  PixelPatches patches;         // one picture
-  grounding::BoxFrame frame;    // frame of the boxes in the model's text: the model's native convention
+  PixelPatches patches;       // one picture
+  grounding::BoxFrame frame;  // frame of the boxes in the model's text: the model's native convention
 };
 
 // Qwen2-VL's processor (Qwen2VLImageProcessor of transformers, torchvision back end): sides rounded to multiples of

@@ -16,7 +16,8 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 // Throws std::runtime_error naming file and fault (truncated, bad header, unknown dtype, offsets outside the file).
 std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& file);
 
-// Writes contiguous CPU copies of the tensors, atomically, with {"format": "pt"} as metadata (transformers asks for it).
+// Writes contiguous CPU copies of the tensors, atomically, with {"format": "pt"} as metadata (transformers asks for
+// it).
 void write_safetensors(const NamedTensors& tensors, const std::filesystem::path& file);
 
 }  // namespace thinkvg::models

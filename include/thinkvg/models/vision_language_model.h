@@ -32,16 +32,16 @@ struct PixelPatches {
 
 // Ids with a meaning of their own; -1 where a family has none.
 struct SpecialTokens {
-  std::int64_t image = -1;         // stands for one image feature
+  std::int64_t image = -1;  // stands for one image feature
   std::int64_t vision_start = -1;
   std::int64_t vision_end = -1;
   std::int64_t pad = -1;
-  std::vector<std::int64_t> end;   // any of them ends a completion
+  std::vector<std::int64_t> end;  // any of them ends a completion
 };
 
 struct TokenPositions {
-  at::Tensor positions;      // [3, T] int64: temporal, height, width axis
-  std::int64_t next = 0;     // position (on all axes) of the token that would follow
+  at::Tensor positions;   // [3, T] int64: temporal, height, width axis
+  std::int64_t next = 0;  // position (on all axes) of the token that would follow
 };
 
 // A decoder that reads text and pictures. One device, parameter names equal to the published checkpoint's.
@@ -85,14 +85,16 @@ class VisionLanguageModel : public torch::nn::Module {
 // Reads config.json and all weights of a model folder (model.safetensors, or the shards of
 // model.safetensors.index.json); tokenizer and processor are read by their own classes. Strict: one
 // std::runtime_error lists every missing, unexpected and mis-shaped tensor. An unknown model_type is an error that
-// lists the known ones.
+// lists the known ones. Parameters keep the file's dtype, on the CPU. End and padding ids of generation_config.json,
+// where there is one, go before those of config.json.
 std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder);
 
 // Builds a model from config.json's content with random weights: matrices normal with standard deviation
 // 1 / sqrt(fan_in), embeddings too by the model's width, norms 1, biases 0; deterministic by seed.
 std::shared_ptr<VisionLanguageModel> create(const Json& config, std::uint64_t seed);
 
-// Writes config.json, model.safetensors into an existing folder; tied weights once.
+// Writes config.json, generation_config.json (end and padding ids) and model.safetensors into an existing folder;
+// tied weights once. transformers 5 opens it as the model's own class.
 void save(const VisionLanguageModel& model, const std::filesystem::path& folder);
 
 }  // namespace thinkvg::models

@@ -1,13 +1,17 @@
 #pragma once
 
-// Shape letters: T tokens of all sequences end to end, H query heads, J key/value heads (H a multiple of J), K head width.
+// Shape letters: T tokens of all sequences end to end, H query heads, J key/value heads (H a multiple of J), K head
+// width.
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace thinkvg::nn {
+
+struct AttentionPlan;
 
 // Which tokens of a packed row belong together. Sequence i holds lengths[i] tokens; sequences lie end to end, without
 // padding. Where `prefix` is given, sequence i continues sequence prefix[i] < i: its tokens see all tokens of that one,
@@ -33,10 +37,13 @@ class AttentionContext {
 };
 
 // Causal attention inside each sequence of a pack, and to its prefix. Differentiable. Not thread-safe.
+// Sequences are never padded and a prefix is never copied: the parts "own past" and "prefix" are computed apart and
+// merged by their log-sum-exp. Any order of sequences is right; those of one prefix side by side are fastest.
 class PackedAttention final : public AttentionContext {
  public:
   // Checks the layout (SequenceLayout::check).
   explicit PackedAttention(SequenceLayout layout);
+  ~PackedAttention() override;
   // Keeps each layer's key and value (detached): what a decoding cache is filled from.
   void record() { record_ = true; }
 
@@ -51,7 +58,7 @@ class PackedAttention final : public AttentionContext {
   const std::vector<KeyValue>& recorded() const { return recorded_; }
 
  private:
-  SequenceLayout layout_;
+  std::shared_ptr<const AttentionPlan> plan_;
   bool record_ = false;
   std::vector<KeyValue> recorded_;
 };

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "thinkvg/models/processor.h"
+#include "thinkvg/models/vision_language_model.h"
+#include "thinkvg/text/tokenizer.h"
+
+namespace thinkvg::models {
+
+// What a model folder holds: weights with config.json, tokenizer, processor.
+struct ModelBundle {
+  std::shared_ptr<VisionLanguageModel> model;
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  std::shared_ptr<const ImageProcessor> processor;
+  std::map<std::string, std::string> tokenizer_files;  // by name: what the tokenizer was read from, and its templates
+};
+
+// Throws std::runtime_error naming the part that is missing or does not fit; a vocabulary larger than the embedding
+// table is an error, too.
+ModelBundle load_bundle(const std::filesystem::path& folder);
+
+// The tokenizer files of a folder, by name.
+std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& folder);
+
+// Writes a model folder that transformers opens: config.json, generation_config.json, model.safetensors,
+// preprocessor_config.json and the tokenizer files. `folder` must exist.
+void save_bundle(const ModelBundle& bundle, const std::filesystem::path& folder);
+
+// The finished checkpoints of a run folder (checkpoints/step-N), oldest first.
+std::vector<std::filesystem::path> checkpoints_of(const std::filesystem::path& run);
+
+// A model folder as it is, or the newest checkpoint of a run folder. Throws std::runtime_error when it is neither.
+std::filesystem::path resolve_model_folder(const std::filesystem::path& folder);
+
+}  // namespace thinkvg::models

@@ -1,0 +1,73 @@
+#pragma once
+
+// Shape letters: B completions, N tokens of all completions end to end, G completions of one prompt.
+//
+// Definitions as published in TRL's GRPO trainer; papers are named at each type.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace thinkvg::rl {
+
+enum class LossType {
+  grpo,     // mean over completions of the mean over tokens (DeepSeekMath, arXiv 2402.03300)
+  bnpo,     // mean over the tokens of the micro-batch
+  dr_grpo,  // sum over tokens / (completions * max_completion_length) (arXiv 2503.20783)
+  dapo,     // mean over the tokens of the whole step (arXiv 2503.14476)
+};
+LossType parse_loss_type(std::string_view name);  // throws std::invalid_argument that lists the names
+std::string loss_type_name(LossType type);
+
+enum class AdvantageScaling { group, batch, none };
+AdvantageScaling parse_advantage_scaling(std::string_view name);
+
+struct Advantages {
+  std::vector<double> values;   // [B]
+  std::vector<bool> zero_signal;  // [groups]: all rewards of the group are equal
+};
+
+// A_i = (R_i - mean of its group) / (s + 1e-4); s: sample standard deviation of the group, or of the batch, or no
+// division. A group whose rewards are all equal gets exactly 0. rewards [B], completions of a group side by side.
+// Throws std::invalid_argument unless B is a multiple of group_size > 0.
+Advantages group_advantages(const std::vector<double>& rewards, std::int64_t group_size, AdvantageScaling scaling);
+
+struct PolicyLossOptions {
+  LossType type = LossType::dapo;
+  double epsilon_low = 0.2;
+  double epsilon_high = 0.28;
+  double delta = 0;                        // upper bound of the ratio before the minimum (dual clip); 0: none
+  double beta = 0.04;                      // weight of the k3 estimate of KL(policy || reference)
+  std::int64_t max_completion_length = 0;  // dr_grpo only
+};
+
+// One micro-batch, tokens of its completions end to end.
+struct PolicyLossInput {
+  at::Tensor log_probs;      // [N] of the policy, with gradient
+  at::Tensor old_log_probs;  // [N] of the policy that the completions came from; undefined: the same (ratio 1)
+  at::Tensor ref_log_probs;  // [N] of the reference; undefined: beta must be 0
+  at::Tensor advantages;     // [B]
+  at::Tensor sequence;       // [N] int64: which completion a token belongs to
+  at::Tensor lengths;        // [B] number of tokens of each completion
+  // Of the whole optimizer step, over all micro-batches and ranks: with them the gradient does not depend on the split.
+  std::int64_t total_completions = 0;
+  std::int64_t total_tokens = 0;
+  std::int64_t num_micro_batches = 1;  // bnpo only: its mean is divided by it
+};
+
+struct PolicyLoss {
+  at::Tensor loss;  // scalar; the micro-batches' losses add up to the step's
+  // Sums over the micro-batch's tokens, for metrics.
+  double kl_sum = 0;
+  double clipped_low = 0;   // tokens with ratio < 1 - epsilon_low and A < 0
+  double clipped_high = 0;  // tokens with ratio > 1 + epsilon_high and A > 0
+};
+
+// Token loss -min(min(rho, delta) A, clip(rho, 1 - epsilon_low, 1 + epsilon_high) A) + beta k3 with
+// k3 = exp(lr - lp) - (lr - lp) - 1, aggregated by type.
+PolicyLoss policy_loss(const PolicyLossInput& input, const PolicyLossOptions& options);
+
+}  // namespace thinkvg::rl

@@ -1,0 +1,52 @@
+#pragma once
+
+// Shape letters: T tokens, N rows that carry loss, D width, V vocabulary.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "thinkvg/data/dataset.h"
+#include "thinkvg/generation/question.h"
+#include "thinkvg/models/safetensors.h"
+#include "thinkvg/train/options.h"
+
+namespace thinkvg::train {
+
+// Opens the data set of a run: the share of patients, then the limit. Throws std::runtime_error when nothing is left,
+// or when the set has bad rows: it lists the first of them and says how to see them all.
+std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options);
+
+// The text that a model is taught to write: <think>..</think><response>..</response>, boxes in the frame `to`.
+// Without a reference reasoning, or with `think` off, the response alone.
+std::string target_text(const data::Sample& sample, const grounding::ImageGeometry& geometry,
+                        const grounding::BoxFrame& to, bool think);
+
+// Log-probabilities of given tokens: hidden [N, D] -> [N] float. Computed in chunks of rows; `banned` ids (int64, may
+// be undefined) have no probability; logits are divided by `temperature`. With `entropy`, also the entropy of each row
+// [N], without gradient.
+struct TargetLogProbs {
+  at::Tensor log_probs;
+  at::Tensor entropy;  // undefined unless asked for
+};
+struct TargetOptions {
+  double temperature = 1.0;
+  at::Tensor banned;
+  bool entropy = false;
+  std::int64_t chunk_rows = 2048;
+};
+TargetLogProbs target_log_probs(models::VisionLanguageModel& model, const at::Tensor& hidden, const at::Tensor& targets,
+                                const TargetOptions& options);
+
+// Stops the gradient at the tower's parameters (VisionLanguageModel::vision_prefixes) and returns the others by name.
+models::NamedTensors trainable_parameters(models::VisionLanguageModel& model, bool freeze_vision);
+
+// Splits items of given sizes into runs of neighbours whose sizes add up to at most `limit` (one item may exceed it).
+std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector<std::int64_t>& sizes,
+                                                               std::int64_t limit);
+
+// The indices of one step: a seeded permutation of the set a pass, without repeats inside a pass.
+std::vector<std::int64_t> batch_indices(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t step,
+                                        std::uint64_t seed);
+
+}  // namespace thinkvg::train

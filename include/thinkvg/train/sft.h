@@ -1,0 +1,47 @@
+#pragma once
+
+#include <string>
+
+#include "thinkvg/core/settings.h"
+#include "thinkvg/text/chat.h"
+#include "thinkvg/train/options.h"
+
+namespace thinkvg::train {
+
+struct SftOptions {
+  std::string model;
+  DataOptions data;
+  std::string images;
+  std::string out;
+  bool resume = false;
+  std::int64_t seed = 0;
+  std::int64_t batch_size = 16;
+  double epochs = 0;
+  bool freeze_vision = false;
+  bool think = true;
+  text::PromptOptions prompt;
+  OptimizerOptions optimizer;
+  RunOptions run;
+
+  void visit(SettingsVisitor& v) {
+    v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
+    v.section("data", data, "Questions to learn from.");
+    v.setting("images", images, "Folder that the picture paths are relative to.");
+    v.setting("out", out, "Run folder to write.");
+    v.setting("resume", resume, "Go on from the newest checkpoint in the run folder.");
+    v.setting("seed", seed, "Seed of the order of the questions.");
+    v.setting("batch_size", batch_size, "Questions an optimizer step.");
+    v.setting("epochs", epochs, "Passes over the data; used where run.steps is 0.");
+    v.setting("freeze_vision", freeze_vision, "Leave the vision tower as it is and compute each picture once.");
+    v.setting("think", think, "Teach the reasoning before the answer; false: the answer alone.");
+    v.section("prompt", prompt, "How a question is put.");
+    v.section("optimizer", optimizer, "How weights are updated.");
+    v.section("run", run, "Length, memory, checkpoints.");
+  }
+};
+
+// Supervised fine-tuning on a run folder; loss on the answers' tokens only, normalised by their number in the step.
+// Throws std::invalid_argument for wrong settings, std::runtime_error for unusable data, models or disks.
+void run_sft(const SftOptions& options);
+
+}  // namespace thinkvg::train

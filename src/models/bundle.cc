@@ -1,0 +1,75 @@
+#include "thinkvg/models/bundle.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "thinkvg/core/error.h"
+#include "thinkvg/core/files.h"
+
+namespace thinkvg::models {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kTokenizerFiles[] = {"tokenizer.model",    "tokenizer.json", "tokenizer_config.json",
+                                           "vocab.json",         "merges.txt",     "special_tokens_map.json",
+                                           "chat_template.jinja"};
+
+std::int64_t step_of(const fs::path& checkpoint) {
+  const std::string name = checkpoint.filename().string();
+  std::int64_t step = -1;
+  if (name.starts_with("step-")) {
+    const auto [stop, error] = std::from_chars(name.data() + 5, name.data() + name.size(), step);
+    if (error != std::errc() || stop != name.data() + name.size()) return -1;
+  }
+  return step;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const char* name : kTokenizerFiles)
+    if (fs::exists(folder / name)) files[name] = read_file(folder / name);
+  return files;
+}
+
+ModelBundle load_bundle(const fs::path& folder) {
+  if (!fs::is_directory(folder)) throw_failure("there is no model folder {}", folder.string());
+  ModelBundle bundle;
+  bundle.tokenizer = text::load_tokenizer(folder);
+  bundle.tokenizer_files = read_tokenizer_files(folder);
+  bundle.processor = std::make_shared<const ImageProcessor>(ImageProcessor::load(folder));
+  bundle.model = load(folder);
+  if (bundle.tokenizer->vocab_size() > bundle.model->vocab_size())
+    throw_failure("{}: the tokenizer has {} pieces, but the model's embedding table only {}", folder.string(),
+                  bundle.tokenizer->vocab_size(), bundle.model->vocab_size());
+  return bundle;
+}
+
+void save_bundle(const ModelBundle& bundle, const fs::path& folder) {
+  save(*bundle.model, folder);
+  bundle.processor->save(folder);
+  for (const auto& [name, content] : bundle.tokenizer_files) write_file_atomically(folder / name, content);
+  const SpecialTokens& special = bundle.model->special_tokens();
+  const Json generation = {{"do_sample", false}, {"eos_token_id", special.end}, {"pad_token_id", special.pad}};
+  write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n");
+}
+
+std::vector<fs::path> checkpoints_of(const fs::path& run) {
+  std::vector<fs::path> found;
+  if (fs::is_directory(run / "checkpoints"))
+    for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
+      if (step_of(entry.path()) >= 0) found.push_back(entry.path());
+  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return step_of(a) < step_of(b); });
+  return found;
+}
+
+fs::path resolve_model_folder(const fs::path& folder) {
+  if (fs::exists(folder / "config.json")) return folder;
+  const std::vector<fs::path> all = checkpoints_of(folder);
+  if (all.empty())
+    throw_failure("{} is neither a model folder (no config.json) nor a run with checkpoints", folder.string());
+  return all.back();
+}
+
+}  // namespace thinkvg::models

@@ -1,0 +1,205 @@
+#include <ATen/ATen.h>
+#include <spdlog/fmt/ranges.h>
+#include <torch/csrc/autograd/grad_mode.h>
+
+#include <cmath>
+#include <functional>
+#include <map>
+#include <utility>
+
+#include "thinkvg/core/error.h"
+#include "thinkvg/core/files.h"
+#include "thinkvg/core/random.h"
+#include "thinkvg/models/qwen2_5_vl.h"
+#include "thinkvg/models/safetensors.h"
+#include "thinkvg/models/vision_language_model.h"
+
+namespace thinkvg::models {
+namespace {
+
+struct Family {
+  const char* model_type;  // as config.json says it
+  std::shared_ptr<VisionLanguageModel> (*make)(const Json& config);
+  std::string (*parameter_name)(const std::string& name_in_checkpoint);
+};
+
+constexpr Family kFamilies[] = {
+    {"qwen2_5_vl", make_qwen2_5_vl, qwen2_5_vl_parameter_name},
+};
+
+const Family& family_of(const Json& config) {
+  const Json type = config.is_object() ? config.value("model_type", Json()) : Json();
+  std::vector<std::string> names;
+  for (const Family& family : kFamilies) {
+    if (type == family.model_type) return family;
+    names.emplace_back(family.model_type);
+  }
+  throw_invalid("config.json: model_type is {}; known model types: {}", type.dump(), fmt::join(names, ", "));
+}
+
+// A wrong file is the environment's fault, though the same content given to create() is the caller's.
+template <class Action>
+auto blaming(const std::filesystem::path& folder, const Action& action) {
+  try {
+    return action();
+  } catch (const std::invalid_argument& error) {
+    throw_failure("{}: {}", folder.string(), error.what());
+  }
+}
+
+Json read_config(const std::filesystem::path& folder) {
+  Json config = read_json_file(folder / "config.json");
+  const std::filesystem::path generation_file = folder / "generation_config.json";
+  if (!config.is_object() || !std::filesystem::exists(generation_file)) return config;
+  const Json generation = read_json_file(generation_file);
+  if (!generation.is_object()) throw_failure("{}: expected a JSON object", generation_file.string());
+  Json& text = config.contains("text_config") && config.at("text_config").is_object() ? config["text_config"] : config;
+  for (const char* key : {"eos_token_id", "pad_token_id"}) {
+    if (generation.contains(key) && !generation.at(key).is_null()) text[key] = generation.at(key);
+  }
+  return config;
+}
+
+std::map<std::string, at::Tensor> read_weights(const std::filesystem::path& folder) {
+  const std::filesystem::path index_file = folder / "model.safetensors.index.json";
+  if (std::filesystem::exists(folder / "model.safetensors")) return read_safetensors(folder / "model.safetensors");
+  if (!std::filesystem::exists(index_file)) {
+    throw_failure("{}: holds neither model.safetensors nor model.safetensors.index.json", folder.string());
+  }
+  const Json index = read_json_file(index_file);
+  if (!index.is_object() || !index.contains("weight_map") || !index.at("weight_map").is_object()) {
+    throw_failure("{}: weight_map is missing", index_file.string());
+  }
+  std::map<std::string, std::map<std::string, at::Tensor>> shards;
+  std::map<std::string, at::Tensor> weights;
+  for (const auto& [name, value] : index.at("weight_map").items()) {
+    if (!value.is_string()) throw_failure("{}: weight_map names no file for '{}'", index_file.string(), name);
+    const auto file = value.get<std::string>();
+    if (!shards.contains(file)) shards.emplace(file, read_safetensors(folder / file));
+    const auto found = shards.at(file).find(name);
+    if (found == shards.at(file).end()) {
+      throw_failure("{}: '{}' should be in {}, but is not", index_file.string(), name, file);
+    }
+    weights.insert(*found);
+  }
+  return weights;
+}
+
+std::string shape_text(const at::Tensor& tensor) { return fmt::format("[{}]", fmt::join(tensor.sizes(), ", ")); }
+
+void append_problems(std::string* report, const char* title, const std::vector<std::string>& problems) {
+  if (!problems.empty()) *report += fmt::format("\n  {} ({}): {}", title, problems.size(), fmt::join(problems, ", "));
+}
+
+// Checkpoints of tied models may carry the head as well; it must then be the embedding.
+void drop_tied_head(std::map<std::string, at::Tensor>& weights, const std::map<std::string, at::Tensor>& parameters,
+                    const std::filesystem::path& folder) {
+  const auto head = weights.find("lm_head.weight");
+  const auto embedding = weights.find("model.embed_tokens.weight");
+  if (head == weights.end() || embedding == weights.end() || parameters.contains("lm_head.weight")) return;
+  if (!head->second.equal(embedding->second)) {
+    throw_failure(
+        "{}: config.json says tie_word_embeddings, but lm_head.weight differs from model.embed_tokens.weight; set "
+        "tie_word_embeddings to false to use both",
+        folder.string());
+  }
+  weights.erase(head);
+}
+
+void fill_parameters(VisionLanguageModel& model, std::map<std::string, at::Tensor> weights,
+                     const std::filesystem::path& folder) {
+  const at::NoGradGuard no_grad;
+  std::map<std::string, at::Tensor> parameters;
+  for (const auto& item : model.named_parameters()) parameters.emplace(item.key(), item.value());
+  drop_tied_head(weights, parameters, folder);
+  std::vector<std::string> missing;
+  std::vector<std::string> unexpected;
+  std::vector<std::string> misshaped;
+  for (const auto& [name, parameter] : parameters) {
+    const auto found = weights.find(name);
+    if (found == weights.end()) {
+      missing.push_back(name);
+    } else if (found->second.sizes() != parameter.sizes()) {
+      misshaped.push_back(fmt::format("{} is {}, expected {}", name, shape_text(found->second), shape_text(parameter)));
+    } else if (!found->second.is_floating_point()) {
+      misshaped.push_back(
+          fmt::format("{} holds {}, expected floating point", name, c10::toString(found->second.scalar_type())));
+    }
+  }
+  for (const auto& [name, tensor] : weights) {
+    if (!parameters.contains(name)) unexpected.push_back(name);
+  }
+  if (!missing.empty() || !unexpected.empty() || !misshaped.empty()) {
+    std::string report = fmt::format("{}: the weights do not fit config.json", folder.string());
+    append_problems(&report, "missing", missing);
+    append_problems(&report, "unexpected", unexpected);
+    append_problems(&report, "of another shape", misshaped);
+    throw std::runtime_error(report);
+  }
+  for (auto& [name, parameter] : parameters) parameter.set_data(weights.at(name).clone());
+}
+
+std::string dtype_text(at::ScalarType type) {
+  switch (type) {
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    case at::kDouble:
+      return "float64";
+    default:
+      return "float32";
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
+  const Json config = read_config(folder);
+  return blaming(folder, [&] {
+    const Family& family = family_of(config);
+    const std::shared_ptr<VisionLanguageModel> model = family.make(config);
+    std::map<std::string, at::Tensor> weights;
+    for (auto& [name, tensor] : read_weights(folder)) {
+      const std::string registered = family.parameter_name(name);
+      if (!weights.emplace(registered, tensor).second) {
+        throw_failure("{}: two tensors of the checkpoint mean '{}'", folder.string(), registered);
+      }
+    }
+    fill_parameters(*model, std::move(weights), folder);
+    return model;
+  });
+}
+
+std::shared_ptr<VisionLanguageModel> create(const Json& config, std::uint64_t seed) {
+  const std::shared_ptr<VisionLanguageModel> model = family_of(config).make(config);
+  const at::NoGradGuard no_grad;
+  for (auto& item : model->named_parameters()) {
+    at::Tensor& parameter = item.value();
+    if (parameter.dim() < 2) {
+      parameter.fill_(item.key().ends_with(".bias") ? 0.0 : 1.0);
+      continue;
+    }
+    RandomStream random({seed, hash_key(item.key())});
+    const double deviation = 1.0 / std::sqrt(static_cast<double>(parameter.numel() / parameter.size(0)));
+    float* values = parameter.mutable_data_ptr<float>();
+    for (std::int64_t i = 0; i < parameter.numel(); ++i) values[i] = static_cast<float>(deviation * random.normal());
+  }
+  return model;
+}
+
+void save(const VisionLanguageModel& model, const std::filesystem::path& folder) {
+  NamedTensors tensors;
+  for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
+  Json config = model.config();
+  config["dtype"] = dtype_text(tensors.front().second.scalar_type());
+  config.erase("torch_dtype");
+  const SpecialTokens& tokens = model.special_tokens();
+  Json generation = {{"eos_token_id", tokens.end}};
+  if (tokens.pad >= 0) generation["pad_token_id"] = tokens.pad;
+  write_safetensors(tensors, folder / "model.safetensors");
+  write_file_atomically(folder / "config.json", config.dump(2) + "\n");
+  write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n");
+}
+
+}  // namespace thinkvg::models

@@ -1,0 +1,114 @@
+#include "thinkvg/train/example.h"
+
+#include <numeric>
+
+#include "thinkvg/core/error.h"
+#include "thinkvg/core/random.h"
+#include "thinkvg/grounding/response.h"
+
+namespace thinkvg::train {
+
+std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options) {
+  std::shared_ptr<const data::Dataset> dataset = data::open_dataset(options.path);
+  const auto& bad = dataset->bad_rows();
+  if (!bad.empty()) {
+    std::string shown;
+    for (std::size_t i = 0; i < std::min<std::size_t>(3, bad.size()); ++i)
+      shown += fmt::format("\n  row {}: {}", bad[i].row, bad[i].reason);
+    throw_failure("{} has {} unusable rows of {}; mend or remove them first:{}", options.path, bad.size(),
+                  dataset->size() + static_cast<std::int64_t>(bad.size()), shown);
+  }
+  if (options.fraction < 1.0 || options.complement)
+    dataset = data::patient_fraction(dataset, options.fraction, static_cast<std::uint64_t>(options.split_seed),
+                                     options.complement);
+  if (options.limit > 0 && options.limit < dataset->size()) {
+    std::vector<std::int64_t> first(static_cast<std::size_t>(options.limit));
+    std::iota(first.begin(), first.end(), 0);
+    dataset = data::select(dataset, first);
+  }
+  if (dataset->size() == 0) throw_failure("{}: no question is left after data.fraction and data.limit", options.path);
+  return dataset;
+}
+
+std::string target_text(const data::Sample& sample, const grounding::ImageGeometry& geometry,
+                        const grounding::BoxFrame& to, bool think) {
+  std::string text;
+  if (think && !sample.think.empty())
+    text = "<think>" + grounding::convert_inline_boxes(sample.think, geometry, sample.frame, to) + "</think>";
+  std::vector<grounding::Region> regions;
+  for (const grounding::Region& region : sample.regions)
+    regions.push_back({region.name, geometry.rounded(geometry.convert(region.box, to))});
+  return text + grounding::format_response(sample.answer, regions);
+}
+
+TargetLogProbs target_log_probs(models::VisionLanguageModel& model, const at::Tensor& hidden, const at::Tensor& targets,
+                                const TargetOptions& options) {
+  std::vector<at::Tensor> log_probs, entropies;
+  for (std::int64_t begin = 0; begin < hidden.size(0); begin += options.chunk_rows) {
+    const std::int64_t rows = std::min(options.chunk_rows, hidden.size(0) - begin);
+    at::Tensor logits = model.logits(hidden.narrow(0, begin, rows)).to(at::kFloat);
+    if (options.temperature != 1.0) logits = logits / options.temperature;
+    if (options.banned.defined()) logits = logits.index_fill(1, options.banned, -1e30);
+    const at::Tensor all = at::log_softmax(logits, -1);
+    log_probs.push_back(all.gather(1, targets.narrow(0, begin, rows).unsqueeze(1)).squeeze(1));
+    if (options.entropy) {
+      const at::NoGradGuard no_grad;
+      const at::Tensor detached = all.detach();
+      entropies.push_back(detached.exp().mul_(detached).sum(-1).neg_());
+    }
+  }
+  TargetLogProbs result;
+  result.log_probs = at::cat(log_probs, 0);
+  if (options.entropy) result.entropy = at::cat(entropies, 0);
+  return result;
+}
+
+models::NamedTensors trainable_parameters(models::VisionLanguageModel& model, bool freeze_vision) {
+  models::NamedTensors trained;
+  const std::vector<std::string> prefixes = model.vision_prefixes();
+  for (const auto& item : model.named_parameters()) {
+    bool frozen = false;
+    if (freeze_vision)
+      for (const std::string& prefix : prefixes) frozen |= item.key().starts_with(prefix);
+    item.value().set_requires_grad(!frozen);
+    if (!frozen) trained.emplace_back(item.key(), item.value());
+  }
+  return trained;
+}
+
+std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector<std::int64_t>& sizes,
+                                                               std::int64_t limit) {
+  std::vector<std::pair<std::size_t, std::size_t>> runs;
+  std::size_t begin = 0;
+  std::int64_t total = 0;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    if (i > begin && total + sizes[i] > limit) {
+      runs.emplace_back(begin, i);
+      begin = i;
+      total = 0;
+    }
+    total += sizes[i];
+  }
+  if (begin < sizes.size()) runs.emplace_back(begin, sizes.size());
+  return runs;
+}
+
+std::vector<std::int64_t> batch_indices(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t step,
+                                        std::uint64_t seed) {
+  std::vector<std::int64_t> indices;
+  std::vector<std::int64_t> order;
+  std::int64_t order_of_pass = -1;
+  for (std::int64_t i = step * batch_size; i < (step + 1) * batch_size; ++i) {
+    const std::int64_t pass = i / dataset_size;
+    if (pass != order_of_pass) {
+      order.resize(static_cast<std::size_t>(dataset_size));
+      std::iota(order.begin(), order.end(), 0);
+      RandomStream({hash_key("data order"), seed, static_cast<std::uint64_t>(pass)}).shuffle(order);
+      order_of_pass = pass;
+    }
+    indices.push_back(order[static_cast<std::size_t>(i % dataset_size)]);
+  }
+  return indices;
+}
+
+}  // namespace thinkvg::train

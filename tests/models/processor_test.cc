@@ -1,0 +1,151 @@
+#include "thinkvg/models/processor.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "thinkvg/core/files.h"
+#include "thinkvg/models/safetensors.h"
+
+namespace thinkvg::models {
+namespace {
+
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+std::map<std::string, at::Tensor> stored_state() {
+  return read_safetensors(std::filesystem::path(THINKVG_TEST_DATA) / "qwen_processor/state.safetensors");
+}
+
+image::Picture to_picture(const at::Tensor& pixels) {
+  const at::Tensor plain = pixels.contiguous();
+  const auto* bytes = plain.const_data_ptr<std::uint8_t>();
+  return {plain.size(1), plain.size(0), std::vector<std::uint8_t>(bytes, bytes + plain.numel())};
+}
+
+std::filesystem::path new_folder(const std::string& name) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / ("thinkvg_processor_" + name);
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  return folder;
+}
+
+TEST(ImageProcessorParity, PatchesEqualTransformersToTheBit) {
+  const auto state = stored_state();
+  int num_cases = 0;
+  for (; state.contains(std::to_string(num_cases) + ":pixels"); ++num_cases) {
+    const std::string prefix = std::to_string(num_cases) + ":";
+    const auto* values = state.at(prefix + "options").const_data_ptr<std::int64_t>();
+    ProcessorOptions options;
+    options.patch_size = values[0];
+    options.merge_size = values[1];
+    options.temporal_patch_size = values[2];
+    options.min_pixels = values[3];
+    options.max_pixels = values[4];
+    options.pad_to_square = false;
+    const image::Picture picture = to_picture(state.at(prefix + "pixels"));
+    const ProcessedPicture got = ImageProcessor(options).process(picture);
+    const auto* grid = state.at(prefix + "grid").const_data_ptr<std::int64_t>();
+    ASSERT_EQ(got.patches.grids, (std::vector<ImageGrid>{{grid[0], grid[1], grid[2]}})) << "case " << num_cases;
+    const at::Tensor& reference = state.at(prefix + "values");
+    ASSERT_EQ(got.patches.values.sizes(), reference.sizes()) << "case " << num_cases;
+    EXPECT_TRUE(got.patches.values.equal(reference)) << "case " << num_cases << ": largest difference "
+                                                     << (got.patches.values - reference).abs().max().item<float>();
+    const grounding::BoxFrame frame =
+        grounding::BoxFrame::stretch(grid[2] * options.patch_size, grid[1] * options.patch_size);
+    EXPECT_EQ(got.frame, frame);
+  }
+  EXPECT_EQ(num_cases, 6);
+}
+
+TEST(ImageProcessorParity, SizesEqualTransformers) {
+  ProcessorOptions options;
+  options.pad_to_square = false;
+  const ImageProcessor processor(options);
+  const at::Tensor sizes = stored_state().at("sizes");
+  ASSERT_GT(sizes.size(0), 150);
+  for (std::int64_t i = 0; i < sizes.size(0); ++i) {
+    const auto* row = sizes.const_data_ptr<std::int64_t>() + i * 4;
+    EXPECT_EQ(processor.resized({row[1], row[0]}), (grounding::ImageSize{row[3], row[2]}))
+        << row[1] << " x " << row[0] << " pixels";
+  }
+}
+
+TEST(ImageProcessor, LetterboxComesBeforeResizing) {
+  const image::Picture picture = to_picture(stored_state().at("2:pixels"));
+  ProcessorOptions options;
+  options.patch_size = 4;
+  options.min_pixels = 64;
+  options.max_pixels = 4096;
+  const ImageProcessor padding(options);
+  options.pad_to_square = false;
+  const ImageProcessor plain(options);
+  const ProcessedPicture got = padding.process(picture);
+  EXPECT_EQ(got.frame.name(), "letterbox-64");
+  EXPECT_EQ(padding.resized({picture.width, picture.height}), (grounding::ImageSize{64, 64}));
+  EXPECT_EQ(got.patches.grids, (std::vector<ImageGrid>{{1, 16, 16}}));
+  EXPECT_TRUE(got.patches.values.equal(plain.process(image::pad_to_square(picture)).patches.values));
+  EXPECT_EQ(plain.process(picture).frame.name(), "stretch-48x72");
+}
+
+TEST(ImageProcessor, TheSquareOf336PixelsStaysAsItIs) {
+  const ImageProcessor processor{ProcessorOptions{}};
+  EXPECT_EQ(processor.resized({336, 336}), (grounding::ImageSize{336, 336}));
+}
+
+TEST(ImageProcessor, SavedOptionsComeBack) {
+  const auto folder = new_folder("saved");
+  ProcessorOptions options;
+  options.patch_size = 7;
+  options.min_pixels = 196;
+  options.max_pixels = 12544;
+  options.image_mean = {0.1, 0.2, 0.3};
+  ImageProcessor(options).save(folder);
+  const ProcessorOptions got = ImageProcessor::load(folder).options();
+  EXPECT_EQ(got.patch_size, 7);
+  EXPECT_EQ(got.min_pixels, 196);
+  EXPECT_EQ(got.max_pixels, 12544);
+  EXPECT_EQ(got.image_mean, options.image_mean);
+  EXPECT_TRUE(got.pad_to_square);
+}
+
+TEST(ImageProcessor, ReadsPublishedFiles) {
+  const auto folder = new_folder("published");
+  write_file_atomically(folder / "preprocessor_config.json",
+                        R"({"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2,
+                            "merge_size": 2, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+                            "image_std": [0.26862954, 0.26130258, 0.27577711],
+                            "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"})");
+  const ProcessorOptions got = ImageProcessor::load(folder).options();
+  EXPECT_EQ(got.max_pixels, 12845056);
+  EXPECT_FALSE(got.pad_to_square) << "transformers does not pad";
+}
+
+TEST(ImageProcessor, BadInputIsNamed) {
+  const ImageProcessor processor{ProcessorOptions{}};
+  EXPECT_THAT([&] { processor.resized({0, 5}); }, ThrowsMessage<std::invalid_argument>(HasSubstr("0 x 5")));
+  EXPECT_THAT(
+      [&] {
+        processor.process({4, 4, {1, 2, 3}});
+      },
+      ThrowsMessage<std::invalid_argument>(HasSubstr("3 bytes for 4 x 4")));
+  ProcessorOptions flat;
+  flat.pad_to_square = false;
+  EXPECT_THAT(
+      [&] {
+        ImageProcessor(flat).resized({2010, 10});
+      },
+      ThrowsMessage<std::invalid_argument>(HasSubstr("at most 200 times")));
+  ProcessorOptions reversed;
+  reversed.min_pixels = 2000000;
+  EXPECT_THAT([&] { ImageProcessor{reversed}; }, ThrowsMessage<std::invalid_argument>(HasSubstr("above max_pixels")));
+  const auto folder = new_folder("bad");
+  EXPECT_THAT([&] { ImageProcessor::load(folder); },
+              ThrowsMessage<std::runtime_error>(HasSubstr("preprocessor_config.json")));
+  write_file_atomically(folder / "preprocessor_config.json", R"({"patch_size": "14"})");
+  EXPECT_THAT([&] { ImageProcessor::load(folder); },
+              ThrowsMessage<std::runtime_error>(HasSubstr("patch_size is \"14\", expected an integer")));
+}
+
+}  // namespace
+}  // namespace thinkvg::models

@@ -1,0 +1,200 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "thinkvg/core/files.h"
+#include "thinkvg/core/json.h"
+
+namespace thinkvg {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct ProgramResult {
+  int exit_code = 0;
+  std::string out, err;
+};
+
+// The built program on a small GEMeX folder: two questions of each type about three pictures, boxes in the 224 frame.
+class ScoreCommandEndToEnd : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::path(testing::TempDir()) /
+              ("thinkvg_score_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_ / "gemex");
+    write_questions("open_ended_question.jsonl", Json("The heart is large"), {});
+    write_questions("closed_ended_question.jsonl", Json("yes"), {});
+    write_questions("single_choice_question.jsonl", Json("B"), {"A: left lung", "B: right lung"});
+    write_questions("multi_choice_question.jsonl", Json::array({"A", "C"}), {"A: opacity", "B: nodule", "C: effusion"});
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  void write_questions(const std::string& file, const Json& answer, const std::vector<std::string>& choices) {
+    std::ofstream out(folder_ / "gemex" / file);
+    for (int i = 0; i < 2; ++i) {
+      Json row;
+      row["question"] = "What is seen?";
+      if (!choices.empty()) row["choices"] = choices;
+      row["type"] = "abnormality";
+      row["answer"] = answer;
+      row["reason"] = "because";
+      row["visual_regions"] = {"left lung"};
+      row["visual_locations"] = {{20, 40, 100, 200}};
+      row["image_path"] = "p10/p1000000" + std::to_string(i) + "/s1/a" + std::to_string(i) + ".jpg";
+      row["ori_report"] = "report";
+      row["q_id"] = i;
+      row["row_id"] = i;
+      out << row.dump() << (i == 0 ? "\n" : "");
+    }
+  }
+
+  std::string write_predictions(const std::vector<Json>& rows) {
+    const auto file = folder_ / "predictions.jsonl";
+    std::ofstream out(file);
+    for (std::size_t i = 0; i < rows.size(); ++i) out << rows[i].dump() << (i + 1 < rows.size() ? "\n" : "");
+    return file.string();
+  }
+
+  static std::vector<Json> right_answers(const std::string& box) {
+    std::vector<Json> rows;
+    for (const auto& [type, answer] :
+         std::vector<std::pair<std::string, std::string>>{{"open", "The heart is large"},
+                                                          {"closed", "Yes."},
+                                                          {"single_choice", "B"},
+                                                          {"multi_choice", "['A', 'C']"}}) {
+      for (int i = 0; i < 2; ++i) {
+        rows.push_back(
+            {{"id", type + "/" + std::to_string(i)},
+             {"response", "<think>so</think><response><answer>" + answer +
+                              "</answer><location><ref>left lung</ref><box>" + box + "</box></location></response>"}});
+      }
+    }
+    return rows;
+  }
+
+  ProgramResult run(const std::string& flags) {
+    const std::string out = (folder_ / "stdout").string(), err = (folder_ / "stderr").string();
+    const std::string command = std::string(THINKVG_PROGRAM) + " score " + flags + " >" + out + " 2>" + err;
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out), read_file(err)};
+  }
+  std::string data() const { return " --data " + (folder_ / "gemex").string() + " "; }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(ScoreCommandEndToEnd, ReferencesScoreOne) {
+  const auto predictions = write_predictions(right_answers("[20, 40, 100, 200]"));
+  const ProgramResult got = run("--predictions " + predictions + data() + "--json");
+  ASSERT_EQ(got.exit_code, 0) << got.err;
+  const Json json = Json::parse(got.out);
+  EXPECT_EQ(json["num_questions"]["overall"], 8);
+  EXPECT_EQ(json["num_questions"]["by_type"]["multi_choice"], 2);
+  for (const char* name : {"a_score", "v_score", "parse_rate"}) EXPECT_EQ(json[name]["overall"], 1.0) << name;
+  EXPECT_EQ(json["a_score"]["n"]["overall"], 6);
+  EXPECT_EQ(json["num_missing"], 0);
+  EXPECT_EQ(json["rules"]["boxes"], "hungarian");
+}
+
+TEST_F(ScoreCommandEndToEnd, LetterboxFramesNeedNoPictures) {
+  const auto predictions = write_predictions(right_answers("[30, 60, 150, 300]"));
+  const ProgramResult right = run("--predictions " + predictions + data() + "--json --frame letterbox-336");
+  ASSERT_EQ(right.exit_code, 0) << right.err;
+  EXPECT_NEAR(Json::parse(right.out)["v_score"]["overall"].get<double>(), 1, 1e-9);
+  const ProgramResult wrong = run("--predictions " + predictions + data() + "--json");
+  EXPECT_LT(Json::parse(wrong.out)["v_score"]["overall"].get<double>(), 0.6);
+  const ProgramResult without = run("--predictions " + predictions + data() + "--json --frame original");
+  EXPECT_EQ(without.exit_code, 2);
+  EXPECT_THAT(without.err, HasSubstr("--images"));
+}
+
+TEST_F(ScoreCommandEndToEnd, OtherFramesReadSizesFromHeaders) {
+  // Headers are enough: two pictures of 448 x 224 pixels without any pixel behind.
+  const std::string header("\xFF\xD8\xFF\xC0\0\x11\x08\0\xE0\x01\xC0\x03\1\1\0\1\1\0\1\1\0", 21);
+  for (int i = 0; i < 2; ++i) {
+    const auto file =
+        folder_ / "files" / "p10" / ("p1000000" + std::to_string(i)) / "s1" / ("a" + std::to_string(i) + ".jpg");
+    std::filesystem::create_directories(file.parent_path());
+    std::ofstream(file, std::ios::binary) << header;
+  }
+  // 448 x 224 fills rows 56 to 168 of the 224 letterbox at half size: x * 2, (y - 56) * 2.
+  const auto predictions = write_predictions(right_answers("[40, -32, 200, 288]"));
+  const ProgramResult got =
+      run("--predictions " + predictions + data() + "--json --frame original --images " + (folder_ / "files").string());
+  ASSERT_EQ(got.exit_code, 0) << got.err;
+  EXPECT_NEAR(Json::parse(got.out)["v_score"]["overall"].get<double>(), 1, 1e-9);
+  std::filesystem::remove_all(folder_ / "files" / "p10" / "p10000001");
+  const ProgramResult missing =
+      run("--predictions " + predictions + data() + "--json --frame original --images " + (folder_ / "files").string());
+  EXPECT_EQ(missing.exit_code, 1);
+  EXPECT_THAT(missing.err, HasSubstr("a1.jpg"));
+}
+
+TEST_F(ScoreCommandEndToEnd, MissingPredictionsCountAsWrongAndAreSaid) {
+  auto rows = right_answers("[20, 40, 100, 200]");
+  rows.resize(4);
+  const auto predictions = write_predictions(rows);
+  const ProgramResult got = run("--predictions " + predictions + data() + "--json");
+  ASSERT_EQ(got.exit_code, 0) << got.err;
+  const Json json = Json::parse(got.out);
+  EXPECT_EQ(json["num_missing"], 4);
+  EXPECT_EQ(json["v_score"]["overall"], 0.5);
+  EXPECT_EQ(json["parse_rate"]["overall"], 0.5);
+  EXPECT_THAT(got.err, HasSubstr("4 of 8 questions have no prediction"));
+}
+
+TEST_F(ScoreCommandEndToEnd, BadPredictionFilesAreClearErrors) {
+  const auto good = right_answers("[20, 40, 100, 200]");
+  const auto expect_failure = [&](std::vector<Json> rows, const std::string& message) {
+    const ProgramResult got = run("--predictions " + write_predictions(rows) + data() + "--json");
+    EXPECT_EQ(got.exit_code, 1) << message;
+    EXPECT_THAT(got.err, HasSubstr(message));
+    EXPECT_EQ(got.out, "");
+  };
+  expect_failure({good[0], {{"id", "closed/77"}, {"response", "x"}}}, "closed/77");
+  expect_failure({good[0], good[0]}, "line 2: id 'open/0' came before");
+  expect_failure({good[0], {{"id", "open/1"}}}, "line 2: \"response\" of id 'open/1' must be text");
+  expect_failure({good[0], {{"response", "x"}}}, "line 2: \"id\" is missing");
+  expect_failure({good[0], Json("text")}, "line 2: expected an object");
+  expect_failure({}, "holds no predictions");
+  const ProgramResult none = run("--predictions /nowhere/p.jsonl" + data());
+  EXPECT_EQ(none.exit_code, 1);
+  EXPECT_THAT(none.err, HasSubstr("/nowhere/p.jsonl"));
+}
+
+TEST_F(ScoreCommandEndToEnd, WrongUseExitsWithTwo) {
+  const std::string predictions = write_predictions(right_answers("[20, 40, 100, 200]"));
+  for (const auto& [flags, message] : std::vector<std::pair<std::string, std::string>>{
+           {"", "--predictions"},
+           {"--predictions " + predictions, "--data"},
+           {"--predictions " + predictions + data() + "--frame pixels", "letterbox-N"},
+           {"--predictions " + predictions + data() + "--rule greedy", "hungarian"},
+           {"--predictions " + predictions + data() + "--framee unit", "did you mean --frame?"}}) {
+    const ProgramResult got = run(flags);
+    EXPECT_EQ(got.exit_code, 2) << flags;
+    EXPECT_THAT(got.err, HasSubstr(message));
+    EXPECT_EQ(got.out, "");
+  }
+  EXPECT_EQ(run("--help").exit_code, 0);
+}
+
+TEST_F(ScoreCommandEndToEnd, TableAndResultFiles) {
+  const auto predictions = write_predictions(right_answers("[20, 40, 100, 200]"));
+  const auto out = folder_ / "result";
+  const ProgramResult got = run("--predictions " + predictions + data() + "--out " + out.string());
+  ASSERT_EQ(got.exit_code, 0) << got.err;
+  for (const char* text : {"A-score", "V-score", "multi_choice", "1.000 [1.000, 1.000]"})
+    EXPECT_THAT(got.out, HasSubstr(text));
+  EXPECT_EQ(read_json_file(out / "scores.json")["a_score"]["overall"], 1.0);
+  const std::string lines = read_file(out / "questions.jsonl");
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 8);
+}
+
+}  // namespace
+}  // namespace thinkvg

@@ -1,0 +1,23 @@
+#include "thinkvg/eval/evaluator.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include "tools/commands.h"
+
+namespace thinkvg::tools {
+
+int run_eval(const Arguments& arguments) {
+  eval::EvalOptions options;
+  if (!parse_options("eval", "score a model on a data set", arguments, options)) return 0;
+  require_setting("eval", "model", options.model, "DIR");
+  require_setting("eval", "data", options.data, "FILE");
+  require_setting("eval", "images", options.images, "ROOT");
+  const eval::Evaluation evaluation = eval::evaluate(options);
+  if (options.json)
+    fmt::print("{}\n", eval::scores_to_json(evaluation.scores).dump(2));
+  else
+    fmt::print("{}", eval::scores_to_table(evaluation.scores));
+  return 0;
+}
+
+}  // namespace thinkvg::tools

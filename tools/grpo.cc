@@ -1,0 +1,18 @@
+#include "thinkvg/rl/grpo.h"
+
+#include "tools/commands.h"
+
+namespace thinkvg::tools {
+
+int run_grpo(const Arguments& arguments) {
+  rl::GrpoOptions options;
+  if (!parse_options("grpo", "reinforcement with verifiable grounding and answer rewards", arguments, options)) return 0;
+  require_setting("grpo", "model", options.model, "DIR");
+  require_setting("grpo", "data", options.data.path, "FILE");
+  require_setting("grpo", "images", options.images, "ROOT");
+  require_setting("grpo", "out", options.out, "DIR");
+  rl::run_grpo(options);
+  return 0;
+}
+
+}  // namespace thinkvg::tools
