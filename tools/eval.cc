@@ -1,7 +1,6 @@
-#include "thinkvg/eval/evaluator.h"
-
 #include <spdlog/fmt/fmt.h>
 
+#include "thinkvg/eval/evaluator.h"
 #include "tools/commands.h"
 
 namespace thinkvg::tools {

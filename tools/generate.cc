@@ -81,7 +81,10 @@ int run_generate(const Arguments& arguments) {
   }
   const generation::Completion completion =
       engine
-          .generate({{question.prompt, question.grids, {question.features}, 1,
+          .generate({{question.prompt,
+                      question.grids,
+                      {question.features},
+                      1,
                       {hash_key("generate"), static_cast<std::uint64_t>(options.seed)}}},
                     {options.max_new_tokens, options.temperature, options.top_k, options.top_p})
           .front()

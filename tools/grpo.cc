@@ -6,7 +6,8 @@ namespace thinkvg::tools {
 
 int run_grpo(const Arguments& arguments) {
   rl::GrpoOptions options;
-  if (!parse_options("grpo", "reinforcement with verifiable grounding and answer rewards", arguments, options)) return 0;
+  if (!parse_options("grpo", "reinforcement with verifiable grounding and answer rewards", arguments, options))
+    return 0;
   require_setting("grpo", "model", options.model, "DIR");
   require_setting("grpo", "data", options.data.path, "FILE");
   require_setting("grpo", "images", options.images, "ROOT");

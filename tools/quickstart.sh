@@ -38,24 +38,30 @@ after_downloads=$SECONDS
 stage "build" build
 thinkvg=$root/build/release/tools/thinkvg
 
-# result NAME PROGRAM RESULT CONFIG -- ARGUMENTS...: runs `thinkvg ARGUMENTS`, which makes RESULT (a file or folder under
-# $out), unless it did so already under the same conditions. A stage depends on all stages before it.
+# result RESULT PROGRAM CONFIG COMMAND ARGUMENTS...: runs `thinkvg COMMAND ARGUMENTS`, by configs/quickstart/CONFIG.yaml
+# where there is one, to make $out/RESULT (a file or a folder), unless that was made already under the same conditions:
+# these are the command, its config, the program, and the conditions of all stages before.
 conditions=""
 result() {
-  local name=$1 program=$2 made=$out/$3 config=$4 log=$out/logs/$1.log mark=$out/.stages/$1 seconds started=$SECONDS
-  shift 5
-  local arguments=("$@")
-  [[ -n $config ]] && arguments=("$1" --config "$config" "${@:2}")
+  local name=$1 program=$2 config=$root/configs/quickstart/$3.yaml command=$4
+  shift 4
+  local made=$out/$name log=$out/logs/$name.log mark=$out/.stages/$name seconds started=$SECONDS kept
+  local arguments=("$command")
+  if [[ -f $config ]]; then
+    arguments+=(--config "$config")
+  else
+    config=/dev/null
+  fi
+  arguments+=("$@")
   conditions=$({
-    printf '%s\n' "$conditions" "${arguments[@]/#$out/OUT}"
-    sha256sum <"$root/build/release/tools/$program"
-    [[ -z $config ]] || cat "$config"
+    printf '%s\n' "$conditions" "${arguments[@]//$out/OUT}"
+    cat "$root/build/release/tools/$program" "$config"
   } | sha256sum | cut -c1-40)
   if [[ -e $made && -e $mark ]]; then
-    read -r kept_conditions seconds <"$mark"
-    if [[ $kept_conditions == "$conditions" ]]; then
+    read -r kept seconds <"$mark"
+    if [[ $kept == "$conditions" ]]; then
       printf '== %s: kept (it took %s)\n' "$name" "$(duration "$seconds")" >&2
-      stage_names+=("$name, kept")
+      stage_names+=("$name (kept)")
       stage_seconds+=(0)
       return
     fi
@@ -75,18 +81,23 @@ result() {
   stage_took "$name" "$seconds"
 }
 
-configs=$root/configs/quickstart
-data=$out/data
-result phantom thinkvg-pictures data "$configs/phantom.yaml" -- phantom --out "$data"
-result init thinkvg-tensors init "$configs/init.yaml" -- init --data "$data" --out "$out/init"
-result warmup thinkvg-tensors warmup "$configs/warmup.yaml" -- warmup --model "$out/init" --out "$out/warmup"
-result sft thinkvg-tensors sft "$configs/sft.yaml" -- sft --out "$out/sft"
-result grpo thinkvg-tensors grpo "$configs/grpo.yaml" -- grpo --out "$out/grpo"
-for run in init sft grpo; do
-  result "eval-$run" thinkvg-tensors "eval-$run" "$configs/eval.yaml" -- eval --out "$out/eval-$run"
-done
-result report thinkvg-pictures report.html "" -- report "$out/eval-init" "$out/eval-sft" "$out/eval-grpo" \
-  --out "$out/report.html"
+pictures=(--images "$out/data")
+train=(--data "$out/data/data/train.parquet" "${pictures[@]}")
+test=(--data "$out/data/data/test.parquet" "${pictures[@]}")
+result data thinkvg-pictures phantom phantom --out "$out/data"
+result init thinkvg-tensors init init --data "$out/data/data/train.parquet" --out "$out/init"
+result warmup thinkvg-tensors warmup warmup --model "$out/init" --annotations "$out/data/annotations.jsonl" \
+  "${pictures[@]}" --out "$out/warmup"
+result sft thinkvg-tensors sft sft --model "$out/warmup" "${train[@]}" --out "$out/sft"
+result grpo thinkvg-tensors grpo grpo --model "$out/sft" "${train[@]}" --out "$out/grpo"
+result eval-untrained thinkvg-tensors eval eval --model "$out/warmup" "${test[@]}" --name untrained \
+  --out "$out/eval-untrained"
+result eval-blind thinkvg-tensors eval eval --model "$out/sft" "${test[@]}" --name "SFT, blind" --blind true \
+  --out "$out/eval-blind"
+result eval-sft thinkvg-tensors eval eval --model "$out/sft" "${test[@]}" --name SFT --out "$out/eval-sft"
+result eval-grpo thinkvg-tensors eval eval --model "$out/grpo" "${test[@]}" --name "SFT + GRPO" --out "$out/eval-grpo"
+result report.html thinkvg-pictures report report "$out/eval-untrained" "$out/eval-blind" "$out/eval-sft" \
+  "$out/eval-grpo" "$out/sft" "$out/grpo" --out "$out/report.html"
 
 print_stage_times
 echo "after the downloads: $(duration $((SECONDS - after_downloads)))"

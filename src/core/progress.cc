@@ -8,9 +8,11 @@
 
 namespace thinkvg {
 
-Progress::Progress(std::string title, std::int64_t total_steps, std::chrono::seconds plain_interval)
+Progress::Progress(std::string title, std::int64_t total_steps, std::int64_t first_step,
+                   std::chrono::seconds plain_interval)
     : title_(std::move(title)),
       total_(total_steps),
+      first_step_(first_step),
       plain_interval_(plain_interval),
       start_(std::chrono::steady_clock::now()),
       last_(start_),
@@ -20,8 +22,7 @@ Progress::~Progress() { finish(); }
 
 void Progress::update(std::int64_t step, const std::string& text) {
   const auto now = std::chrono::steady_clock::now();
-  const bool first = first_step_ < 0;
-  if (first) first_step_ = step - 1;  // a resumed run starts behind step 0
+  const bool first = last_line_.empty();
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   const std::int64_t done = step - first_step_;
   const auto steps_left = static_cast<double>(std::max<std::int64_t>(total_ - step, 0));

@@ -191,7 +191,7 @@ std::string Questioner::balanced(const std::string& name, const std::vector<std:
     if (least.empty() || counts[key] < counts[least.front()]) least.clear();
     if (least.empty() || counts[key] == counts[least.front()]) least.push_back(key);
   }
-  const std::string chosen = least[random.below(least.size())];
+  std::string chosen = least[random.below(least.size())];
   ++counts[chosen];
   return chosen;
 }

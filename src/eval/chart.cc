@@ -114,9 +114,12 @@ std::vector<double> ticks(double low, double high, int count) {
 
 bool is_noisy(const Points& points) {
   if (points.size() < 20) return false;
-  const Range range = value_range(points);
+  const Range range = trimmed_range(points);
+  if (range.span() <= 0) return false;
   double variation = 0;
-  for (std::size_t i = 1; i < points.size(); ++i) variation += std::abs(points[i].second - points[i - 1].second);
+  for (std::size_t i = 1; i < points.size(); ++i)
+    variation += std::abs(std::clamp(points[i].second, range.low, range.high) -
+                          std::clamp(points[i - 1].second, range.low, range.high));
   return variation > 3 * range.span();
 }
 

@@ -38,7 +38,7 @@ std::string difference(const Difference& difference, double extent);
 // What the charts are made of.
 // Values of a step 1, 2, 2.5 or 5 times a power of ten that lie in [low, high]; about `count` of them.
 std::vector<double> ticks(double low, double high, int count);
-// The curve goes up and down by more than three times its range, with enough points to average.
+// The curve goes up and down by more than three times its range (rare spikes aside), with enough points to average.
 bool is_noisy(const Points& points);
 // Centred mean over 2 * half_width + 1 points, fewer at the ends.
 Points moving_average(const Points& points, std::int64_t half_width);

@@ -32,26 +32,27 @@ std::vector<grounding::Region> convert(const std::vector<grounding::Region>& reg
 Json prediction_line(const generation::Question& question, const std::string& response, const QuestionScore& score) {
   const data::Sample& sample = question.sample;
   const grounding::ImageGeometry geometry = question.geometry();
-  return {{"id", sample.id},
-          {"image", sample.image},
-          {"image_file", std::filesystem::absolute(question.picture).string()},
-          {"width", question.original.width},
-          {"height", question.original.height},
-          {"type", data::question_type_name(sample.type)},
-          {"question", sample.question},
-          {"choices", sample.choices},
-          {"reference", {{"answer", sample.answer}, {"think", sample.think}, {"regions", regions_to_json(sample.regions)}}},
-          {"frame", sample.frame.name()},
-          {"response", grounding::convert_inline_boxes(response, geometry, question.frame, sample.frame)},
-          {"parsed",
-           {{"complete", score.response.complete},
-            {"problem", score.problem},
-            {"answer", score.response.answer},
-            {"think", grounding::convert_inline_boxes(score.response.think, geometry, question.frame, sample.frame)},
-            {"regions", regions_to_json(score.regions)},
-            {"think_regions", regions_to_json(convert(score.response.think_regions, geometry, sample.frame))}}},
-          {"a_score", score.a_score ? Json(*score.a_score) : Json()},
-          {"v_score", score.v_score ? Json(*score.v_score) : Json()}};
+  return {
+      {"id", sample.id},
+      {"image", sample.image},
+      {"image_file", std::filesystem::absolute(question.picture).string()},
+      {"width", question.original.width},
+      {"height", question.original.height},
+      {"type", data::question_type_name(sample.type)},
+      {"question", sample.question},
+      {"choices", sample.choices},
+      {"reference", {{"answer", sample.answer}, {"think", sample.think}, {"regions", regions_to_json(sample.regions)}}},
+      {"frame", sample.frame.name()},
+      {"response", grounding::convert_inline_boxes(response, geometry, question.frame, sample.frame)},
+      {"parsed",
+       {{"complete", score.response.complete},
+        {"problem", score.problem},
+        {"answer", score.response.answer},
+        {"think", grounding::convert_inline_boxes(score.response.think, geometry, question.frame, sample.frame)},
+        {"regions", regions_to_json(score.regions)},
+        {"think_regions", regions_to_json(convert(score.response.think_regions, geometry, sample.frame))}}},
+      {"a_score", score.a_score ? Json(*score.a_score) : Json()},
+      {"v_score", score.v_score ? Json(*score.v_score) : Json()}};
 }
 
 }  // namespace
@@ -71,8 +72,8 @@ Evaluation evaluate(const EvalOptions& options) {
   const std::filesystem::path folder = models::resolve_model_folder(options.model);
   const models::ModelBundle bundle = models::load_bundle(folder);
   for (at::Tensor parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
-  generation::QuestionBuilder builder(bundle, {options.prompt, options.images, true,
-                                               {std::int64_t{64} << 20, at::get_num_threads()}});
+  generation::QuestionBuilder builder(
+      bundle, {options.prompt, options.images, true, {std::int64_t{64} << 20, at::get_num_threads()}});
   if (options.blind) builder.encoder().set_blank(128);
   generation::RolloutEngine engine(*bundle.model, options.engine);
   spdlog::info("eval: {} questions, model {}{}", format_count(count), folder.string(),
@@ -123,11 +124,11 @@ Evaluation evaluate(const EvalOptions& options) {
     document["generation_seconds"] = seconds;
     write_file_atomically(out / "config.yaml", to_yaml(settings_to_json(options)));
     write_file_atomically(out / "predictions.jsonl", lines);
-    write_file_atomically(out / "manifest.json",
-                          make_manifest("eval", options.seed,
-                                        {{"data", options.data}, {"weights", folder / "model.safetensors"}})
-                                  .dump(2) +
-                              "\n");
+    write_file_atomically(
+        out / "manifest.json",
+        make_manifest("eval", options.seed, {{"data", options.data}, {"weights", folder / "model.safetensors"}})
+                .dump(2) +
+            "\n");
     write_file_atomically(out / "metrics.json", document.dump(2) + "\n");
   }
   return evaluation;

@@ -432,9 +432,8 @@ std::string scores_to_table(const Scores& scores) {
   if (scores.mean_of_a_and_v) out += fmt::format("\nmean of A and V: {}\n", cell_text(scores.mean_of_a_and_v));
   if (scores.token_f1.overall) out += fmt::format("open answers, token F1: {}\n", cell_text(scores.token_f1.overall));
   out += fmt::format(
-      "\n{} images. Boxes: {}; answers: {} reading; unparsed counts as wrong; intervals: bootstrap by image, {} "
-      "resamples, "
-      "seed {}.\n",
+      "\n{} images. Boxes: {}; answers: {} reading; unparsed counts as wrong;\n"
+      "intervals: bootstrap by image, {} resamples, seed {}.\n",
       scores.num_images, scores.options.rule, scores.options.reading, scores.options.resamples, scores.options.seed);
   return out;
 }

@@ -1,6 +1,7 @@
 #include "thinkvg/eval/report.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <set>
@@ -27,7 +28,7 @@ using html::escape;
 constexpr std::size_t kMaxShownText = 4000;  // a model that runs wild must not fill the page
 constexpr std::size_t kMaxShownAnswer = 600;
 
-const char* kMissing = "<span class=\"muted\">\u2013</span>";
+constexpr const char* kMissing = "<span class=\"muted\">\u2013</span>";
 
 std::string swatch(std::size_t stage) { return fmt::format("<span class=\"swatch s{}\"></span>", stage); }
 
@@ -559,7 +560,7 @@ std::string render_panel(const ReportCase& item, const std::string& label, const
 
   if (!answer) return out + "<p class=\"note\">This stage was not asked this question.</p></div></div></div>\n";
   if (!answer->complete)
-    out += fmt::format("<p class=\"problem\">Not parsed: {}</p>",
+    out += fmt::format("<p class=\"problem\">Incomplete response: {}</p>",
                        escape(answer->problem.empty() ? "no reason given" : answer->problem));
   out += fmt::format("<p class=\"said\"><span class=\"label\">Answer</span><b>{}</b></p>",
                      answer->answer.empty() ? kMissing : escape(html::shorten(answer->answer, kMaxShownAnswer)));
@@ -663,7 +664,7 @@ std::string render_runs(const ReportData& data) {
   for (const ReportTraining& training : data.trainings)
     out += render_run({training.label + " (training)", training.folder.string(), training.manifest, training.config});
   for (const ReportStage& stage : data.stages)
-    out += render_run({stage.label + " (evaluation)", stage.folder.string(), stage.manifest, ""});
+    out += render_run({stage.label + " (evaluation)", stage.folder.string(), stage.manifest, stage.config});
   return out + "</section>\n";
 }
 

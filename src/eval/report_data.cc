@@ -2,7 +2,6 @@
 #include <cmath>
 #include <set>
 #include <tuple>
-#include <unordered_map>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
@@ -130,6 +129,7 @@ ReportStage read_metrics(const fs::path& file) {
   const Source metrics(read_json_file(file), file.string());
   ReportStage stage;
   stage.label = metrics.text_or("name", "");
+  if (metrics.has("blind") && metrics.flag("blind")) stage.note = "blind: every picture blanked";
   const Source counts = metrics.object("num_questions");
   stage.num_questions = counts.integer("overall");
   if (counts.has("by_type")) {
@@ -250,6 +250,11 @@ Json read_manifest(const fs::path& folder) {
   return fs::exists(file) ? read_json_file(file) : Json();
 }
 
+std::string read_config(const fs::path& folder) {
+  const fs::path file = folder / "config.yaml";
+  return fs::exists(file) ? read_file(file) : "";
+}
+
 std::string folder_name(const fs::path& folder) {
   const fs::path name = folder.has_filename() ? folder.filename() : folder.parent_path().filename();
   return name == "." || name == ".." || name.empty() ? fs::weakly_canonical(folder).filename().string() : name.string();
@@ -262,10 +267,11 @@ ReportStage read_stage(const RunFolder& run) {
   ReportStage stage = read_metrics(metrics);
   if (!run.label.empty()) stage.label = run.label;
   if (stage.label.empty()) stage.label = folder_name(run.path);
-  stage.note = run.note;
+  if (!run.note.empty()) stage.note = run.note;
   stage.folder = run.path;
   stage.show_cases = run.show_cases;
   stage.manifest = read_manifest(run.path);
+  stage.config = read_config(run.path);
   const fs::path predictions = run.path / "predictions.jsonl";
   if (fs::exists(predictions))
     for_each_json_line(predictions, [&](const Source& line) { stage.predictions.push_back(read_prediction(line)); });
@@ -278,7 +284,7 @@ ReportTraining read_training(const RunFolder& run) {
   training.note = run.note;
   training.folder = run.path;
   training.manifest = read_manifest(run.path);
-  if (const fs::path config = run.path / "config.yaml"; fs::exists(config)) training.config = read_file(config);
+  training.config = read_config(run.path);
   // A resumed run may write a step again: the last one counts.
   std::map<std::string, std::map<std::int64_t, double>> curves;
   for_each_json_line(run.path / "metrics.jsonl", [&](const Source& line) {

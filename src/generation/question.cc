@@ -3,10 +3,7 @@
 namespace thinkvg::generation {
 
 QuestionBuilder::QuestionBuilder(models::ModelBundle bundle, const Options& options)
-    : bundle_(std::move(bundle)),
-      options_(options),
-      finder_(options.images),
-      encoder_(bundle_, options.pictures) {}
+    : bundle_(std::move(bundle)), options_(options), finder_(options.images), encoder_(bundle_, options.pictures) {}
 
 std::vector<Question> QuestionBuilder::build(const std::vector<data::Sample>& samples) {
   std::vector<std::filesystem::path> files;
@@ -22,8 +19,8 @@ std::vector<Question> QuestionBuilder::build(const std::vector<data::Sample>& sa
     question.original = original;
     std::string text = samples[i].prompt();
     if (!options_.prompt.instruction.empty()) text += "\n" + options_.prompt.instruction;
-    question.prompt = text::chat_prompt(*bundle_.tokenizer, options_.prompt.system, text,
-                                        {bundle_.model->num_image_tokens(grid)});
+    question.prompt =
+        text::chat_prompt(*bundle_.tokenizer, options_.prompt.system, text, {bundle_.model->num_image_tokens(grid)});
     question.positions = bundle_.model->token_positions(question.prompt.ids, question.grids);
   };
   if (options_.frozen_vision) {

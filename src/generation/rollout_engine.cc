@@ -25,7 +25,7 @@ struct ActiveRow {
 struct Prefilled {
   std::size_t request;
   std::shared_ptr<const std::vector<nn::PackedAttention::KeyValue>> recorded;
-  std::int64_t begin;   // its first token in the recorded pass
+  std::int64_t begin;  // its first token in the recorded pass
   std::int64_t length;
   std::int64_t next_position;
   at::Tensor log_probs;  // [V] of the first token
@@ -95,7 +95,8 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
   const bool greedy = sampling.temperature == 0;
   const auto parameter = model_.parameters().front();
   const std::vector<std::int64_t> banned_list = models::banned_ids(model_.special_tokens());
-  const at::Tensor banned = banned_list.empty() ? at::Tensor() : at::tensor(banned_list, at::kLong).to(parameter.device());
+  const at::Tensor banned =
+      banned_list.empty() ? at::Tensor() : at::tensor(banned_list, at::kLong).to(parameter.device());
   const std::vector<std::int64_t>& end_ids = model_.special_tokens().end;
   std::int64_t num_completions = 0, longest_prompt = 0;
   for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -123,10 +124,10 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
     while (next_request < requests.size() && rows > 0) {
       const GenerationRequest& request = requests[next_request];
       const models::TokenPositions positions = model_.token_positions(request.prompt.ids, request.grids);
-      const std::int64_t begin = builder.add(
-          {request.prompt.ids, positions.positions, request.prompt.image_rows, request.image_features, -1});
-      added.push_back({next_request, nullptr, begin, static_cast<std::int64_t>(request.prompt.ids.size()),
-                       positions.next, {}, 0});
+      const std::int64_t begin =
+          builder.add({request.prompt.ids, positions.positions, request.prompt.image_rows, request.image_features, -1});
+      added.push_back(
+          {next_request, nullptr, begin, static_cast<std::int64_t>(request.prompt.ids.size()), positions.next, {}, 0});
       rows -= request.num_completions;
       ++next_request;
     }
@@ -137,7 +138,8 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
     std::vector<std::int64_t> last_rows;
     for (const Prefilled& prompt : added) last_rows.push_back(prompt.begin + prompt.length - 1);
     const at::Tensor log_probs = sampling_log_probs(
-        model_.logits(hidden.index_select(0, at::tensor(last_rows, at::kLong).to(parameter.device()))), banned, sampling);
+        model_.logits(hidden.index_select(0, at::tensor(last_rows, at::kLong).to(parameter.device()))), banned,
+        sampling);
     auto recorded = std::make_shared<const std::vector<nn::PackedAttention::KeyValue>>(attention.recorded());
     for (std::size_t i = 0; i < added.size(); ++i) {
       added[i].recorded = recorded;
@@ -171,8 +173,12 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
       while (!free_rows.empty() && prompt.next_completion < static_cast<std::size_t>(request.num_completions)) {
         std::vector<std::uint64_t> key = request.stream;
         key.push_back(prompt.next_completion);
-        ActiveRow row{free_rows.back(), prompt.request,      prompt.next_completion, prompt.next_position,
-                      -1,               RandomStream(std::span<const std::uint64_t>(key))};
+        ActiveRow row{free_rows.back(),
+                      prompt.request,
+                      prompt.next_completion,
+                      prompt.next_position,
+                      -1,
+                      RandomStream(std::span<const std::uint64_t>(key))};
         ++prompt.next_completion;
         const float* log_probs = prompt.log_probs.const_data_ptr<float>();
         const std::int64_t id = draw(log_probs, probs.const_data_ptr<float>(), vocabulary, row.random, greedy);
@@ -203,8 +209,8 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
     }
     nn::CachedAttention attention(cache, rows);
     const at::Tensor position = at::tensor(positions, at::kLong).unsqueeze(0).expand({3, -1}).to(parameter.device());
-    const at::Tensor hidden = model_.decode(model_.embed(at::tensor(ids, at::kLong).to(parameter.device()), {}, {}),
-                                            position, attention);
+    const at::Tensor hidden =
+        model_.decode(model_.embed(at::tensor(ids, at::kLong).to(parameter.device()), {}, {}), position, attention);
     cache.advance(rows);
     const at::Tensor log_probs = sampling_log_probs(model_.logits(hidden), banned, sampling);
     const at::Tensor probs = greedy ? log_probs : log_probs.exp();

@@ -85,15 +85,16 @@ double deviation_of(const std::vector<double>& values) {
 // The tokens of some groups' completions, laid out for log-probabilities: each prompt once, its completions behind it.
 struct UpdateBatch {
   models::Pack pack;
-  at::Tensor rows;             // [N] rows of the pack whose hidden state predicts a completion token
-  at::Tensor targets;          // [N]
+  at::Tensor rows;               // [N] rows of the pack whose hidden state predicts a completion token
+  at::Tensor targets;            // [N]
   at::Tensor rollout_log_probs;  // [N]
-  at::Tensor sequence;         // [N] completion of the batch
-  at::Tensor lengths;          // [B]
-  at::Tensor advantages;       // [B]
+  at::Tensor sequence;           // [N] completion of the batch
+  at::Tensor lengths;            // [B]
+  at::Tensor advantages;         // [B]
 };
 
-UpdateBatch make_update_batch(generation::QuestionBuilder& builder, const std::vector<Group*>& groups, at::Device device) {
+UpdateBatch make_update_batch(generation::QuestionBuilder& builder, const std::vector<Group*>& groups,
+                              at::Device device) {
   std::vector<const generation::Question*> questions;
   for (const Group* group : groups) questions.push_back(group->question);
   const std::vector<at::Tensor> features = builder.features(questions);
@@ -115,7 +116,10 @@ UpdateBatch make_update_batch(generation::QuestionBuilder& builder, const std::v
       std::int64_t begin = 0;
       if (length > 1)
         begin = packer.add({{ids.begin(), ids.end() - 1},
-                            models::text_positions(question.positions.next, length - 1), {}, {}, prefix});
+                            models::text_positions(question.positions.next, length - 1),
+                            {},
+                            {},
+                            prefix});
       for (std::int64_t t = 0; t < length; ++t) {
         rows.push_back(t == 0 ? last_of_prompt : begin + t - 1);
         targets.push_back(ids[static_cast<std::size_t>(t)]);
@@ -189,8 +193,10 @@ class GrpoTrainer {
       run_.write_manifest(make_manifest("grpo", options.seed, {{"data", options.data.path}}));
     }
     builder_ = std::make_unique<generation::QuestionBuilder>(
-        bundle_, generation::QuestionBuilder::Options{options.prompt, options.images, options.freeze_vision,
-                                                 {options.run.picture_cache_mb << 20, at::get_num_threads()}});
+        bundle_, generation::QuestionBuilder::Options{options.prompt,
+                                                      options.images,
+                                                      options.freeze_vision,
+                                                      {options.run.picture_cache_mb << 20, at::get_num_threads()}});
     device_ = bundle_.model->parameters().front().device();
     const std::vector<std::int64_t> banned = models::banned_ids(bundle_.model->special_tokens());
     if (!banned.empty()) banned_ = at::tensor(banned, at::kLong).to(device_);
@@ -200,7 +206,7 @@ class GrpoTrainer {
     const std::int64_t steps = options_.run.steps;
     spdlog::info("grpo: {} questions, {} steps of {} x {}, {} threads", format_count(dataset_->size()),
                  format_count(steps), options_.prompts_per_step, options_.group_size, at::get_num_threads());
-    Progress progress("grpo", steps);
+    Progress progress("grpo", steps, step_);
     const auto start = Clock::now();
     while (step_ < steps) {
       const Json metrics = step();
@@ -232,7 +238,8 @@ class GrpoTrainer {
     std::vector<Group> groups(questions.size());
     for (std::size_t i = 0; i < questions.size(); ++i) {
       groups[i].question = &questions[i];
-      for (const Completion& completion : completions[i]) groups[i].completions.push_back(score(questions[i], completion));
+      for (const Completion& completion : completions[i])
+        groups[i].completions.push_back(score(questions[i], completion));
     }
     const Advantages advantages = set_advantages(groups);
     const double reward_seconds = seconds_since(reward_start);
@@ -293,8 +300,7 @@ class GrpoTrainer {
     ScoredCompletion scored;
     scored.completion = &completion;
     scored.text = bundle_.tokenizer->decode(completion.ids);
-    const grounding::ParsedResponse parsed =
-        grounding::parse_response(scored.text, question.frame, true);
+    const grounding::ParsedResponse parsed = grounding::parse_response(scored.text, question.frame, true);
     const grounding::ImageGeometry geometry = question.geometry();
     const bool truncated = completion.finish == FinishReason::length;
     for (const WeightedReward& weighted : rewards_) {
@@ -432,8 +438,8 @@ class GrpoTrainer {
         Json scores = Json::object();
         for (std::size_t k = 0; k < rewards_.size(); ++k) {
           const RewardScore& score = scored.scores[k];
-          scores[rewards_[k].reward->name()] = {
-              {"value", score.applicable ? Json(score.value) : Json()}, {"reason", score.reason}};
+          scores[rewards_[k].reward->name()] = {{"value", score.applicable ? Json(score.value) : Json()},
+                                                {"reason", score.reason}};
         }
         run_.log_sample({{"step", step_},
                          {"id", group.question->sample.id},

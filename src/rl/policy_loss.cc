@@ -68,8 +68,7 @@ Advantages group_advantages(const std::vector<double>& rewards, std::int64_t gro
     double scale = 1;
     if (scaling == AdvantageScaling::group) scale = 1 / (sample_deviation(group, group_size) + kEpsilon);
     if (scaling == AdvantageScaling::batch) scale = 1 / (batch_deviation + kEpsilon);
-    for (std::int64_t i = 0; i < group_size; ++i)
-      result.values.push_back(zero ? 0 : (group[i] - center) * scale);
+    for (std::int64_t i = 0; i < group_size; ++i) result.values.push_back(zero ? 0 : (group[i] - center) * scale);
   }
   return result;
 }

@@ -16,16 +16,16 @@ namespace fs = std::filesystem;
 namespace {
 
 const std::vector<std::string>& chat_markers() {
-  static const std::vector<std::string> kMarkers = {"<|endoftext|>",     "<|im_start|>",    "<|im_end|>",
-                                                    "<|vision_start|>",  "<|vision_end|>",  "<|image_pad|>",
+  static const std::vector<std::string> kMarkers = {"<|endoftext|>",    "<|im_start|>",   "<|im_end|>",
+                                                    "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
                                                     "<|video_pad|>"};
   return kMarkers;
 }
 
 const std::vector<std::string>& response_tags() {
-  static const std::vector<std::string> kTags = {"<think>",     "</think>",    "<response>", "</response>", "<answer>",
-                                                 "</answer>",   "<location>",  "</location>", "<ref>",      "</ref>",
-                                                 "<box>",       "</box>"};
+  static const std::vector<std::string> kTags = {"<think>",  "</think>",  "<response>", "</response>",
+                                                 "<answer>", "</answer>", "<location>", "</location>",
+                                                 "<ref>",    "</ref>",    "<box>",      "</box>"};
   return kTags;
 }
 

@@ -46,26 +46,25 @@ void check(const NewModelOptions& o) {
 
 Json model_config(const NewModelOptions& o, const text::Tokenizer& tokenizer) {
   const auto id = [&](const char* piece) { return tokenizer.token_id(piece); };
-  const Json text = {{"model_type", "qwen2_5_vl_text"},
-                     {"vocab_size", tokenizer.vocab_size()},
-                     {"hidden_size", o.language.hidden_size},
-                     {"intermediate_size", o.language.intermediate_size},
-                     {"num_hidden_layers", o.language.num_layers},
-                     {"num_attention_heads", o.language.num_heads},
-                     {"num_key_value_heads", o.language.num_kv_heads},
-                     {"hidden_act", "silu"},
-                     {"max_position_embeddings", 4096},
-                     {"rms_norm_eps", 1e-6},
-                     {"tie_word_embeddings", o.language.tie_embeddings},
-                     {"use_sliding_window", false},
-                     {"rope_parameters",
-                      {{"rope_type", "default"},
-                       {"rope_theta", o.language.rope_theta},
-                       {"mrope_section", o.language.mrope_section}}},
-                     {"bos_token_id", nullptr},
-                     {"eos_token_id", id("<|im_end|>")},
-                     {"pad_token_id", id("<|endoftext|>")},
-                     {"dtype", "float32"}};
+  const Json text = {
+      {"model_type", "qwen2_5_vl_text"},
+      {"vocab_size", tokenizer.vocab_size()},
+      {"hidden_size", o.language.hidden_size},
+      {"intermediate_size", o.language.intermediate_size},
+      {"num_hidden_layers", o.language.num_layers},
+      {"num_attention_heads", o.language.num_heads},
+      {"num_key_value_heads", o.language.num_kv_heads},
+      {"hidden_act", "silu"},
+      {"max_position_embeddings", 4096},
+      {"rms_norm_eps", 1e-6},
+      {"tie_word_embeddings", o.language.tie_embeddings},
+      {"use_sliding_window", false},
+      {"rope_parameters",
+       {{"rope_type", "default"}, {"rope_theta", o.language.rope_theta}, {"mrope_section", o.language.mrope_section}}},
+      {"bos_token_id", nullptr},
+      {"eos_token_id", id("<|im_end|>")},
+      {"pad_token_id", id("<|endoftext|>")},
+      {"dtype", "float32"}};
   const Json vision = {{"model_type", "qwen2_5_vl"},
                        {"depth", o.vision.depth},
                        {"hidden_size", o.vision.hidden_size},
@@ -122,7 +121,8 @@ Annotations read_annotations(const fs::path& file, const fs::path& images) {
       picture.file = finder.require(sample);
       for (const Json& item : json.at("items")) {
         const auto box = item.at("box").get<std::vector<double>>();
-        if (box.size() != 4) throw_failure("{}, row {}: a box must hold 4 numbers, but holds {}", file.string(), row, box.size());
+        if (box.size() != 4)
+          throw_failure("{}, row {}: a box must hold 4 numbers, but holds {}", file.string(), row, box.size());
         const std::string name = item.at("kind").get<std::string>() + "/" + item.at("name").get<std::string>();
         const auto [found, is_new] = class_of.emplace(name, static_cast<std::int64_t>(class_of.size()));
         if (is_new) annotations.classes.push_back(name);
@@ -150,10 +150,12 @@ at::Tensor coverage(const AnnotatedPicture& picture, const models::LoadedPicture
   for (const auto& [index, original] : picture.boxes) {
     const grounding::Box box = loaded.geometry().convert(original, frame);
     for (std::int64_t r = 0; r < rows; ++r) {
-      const double overlap_y = std::min(box.y2, cell_h * static_cast<double>(r + 1)) - std::max(box.y1, cell_h * static_cast<double>(r));
+      const double overlap_y =
+          std::min(box.y2, cell_h * static_cast<double>(r + 1)) - std::max(box.y1, cell_h * static_cast<double>(r));
       if (overlap_y <= 0) continue;
       for (std::int64_t c = 0; c < columns; ++c) {
-        const double overlap_x = std::min(box.x2, cell_w * static_cast<double>(c + 1)) - std::max(box.x1, cell_w * static_cast<double>(c));
+        const double overlap_x =
+            std::min(box.x2, cell_w * static_cast<double>(c + 1)) - std::max(box.x1, cell_w * static_cast<double>(c));
         if (overlap_x <= 0) continue;
         float& share = cells[r * columns + c][index];
         share = std::min(1.0f, share + static_cast<float>(overlap_x * overlap_y / (cell_w * cell_h)));
@@ -188,15 +190,15 @@ void make_new_model(const NewModelOptions& options) {
     processor.max_pixels = (options.image_size + room) * (options.image_size + room);
     processor.pad_to_square = true;
     bundle.processor = std::make_shared<const models::ImageProcessor>(processor);
-    bundle.model =
-        models::create(model_config(options, *bundle.tokenizer), static_cast<std::uint64_t>(options.seed));
+    bundle.model = models::create(model_config(options, *bundle.tokenizer), static_cast<std::uint64_t>(options.seed));
     models::save_bundle(bundle, folder);
     std::int64_t num_parameters = 0;
     for (const at::Tensor& parameter : bundle.model->parameters()) num_parameters += parameter.numel();
-    spdlog::info("init: {} parameters, {} pieces, {} image tokens a picture, written to {}",
-                 format_count(num_parameters), bundle.tokenizer->vocab_size(),
-                 (options.image_size / options.vision.patch_size / 2) * (options.image_size / options.vision.patch_size / 2),
-                 options.out);
+    spdlog::info(
+        "init: {} parameters, {} pieces, {} image tokens a picture, written to {}", format_count(num_parameters),
+        bundle.tokenizer->vocab_size(),
+        (options.image_size / options.vision.patch_size / 2) * (options.image_size / options.vision.patch_size / 2),
+        options.out);
   });
 }
 
@@ -225,10 +227,11 @@ void run_warmup(const WarmupOptions& options) {
   optimizer_options.min_lr_ratio = 0.02;
   AdamW optimizer(parameters, optimizer_options);
   models::PictureCache pictures(bundle.processor, {std::int64_t{4} << 30, at::get_num_threads()});
-  spdlog::info("warmup: {} pictures, {} classes, {} steps of {}; the tower learns from region labels, which stands in "
-               "for a pretrained tower",
-               format_count(static_cast<std::int64_t>(annotations.pictures.size())), num_classes,
-               format_count(options.steps), options.batch_size);
+  spdlog::info(
+      "warmup: {} pictures, {} classes, {} steps of {}; the tower learns from region labels, which stands in "
+      "for a pretrained tower",
+      format_count(static_cast<std::int64_t>(annotations.pictures.size())), num_classes, format_count(options.steps),
+      options.batch_size);
 
   Progress progress("warmup", options.steps);
   for (std::int64_t step = 0; step < options.steps; ++step) {
@@ -236,7 +239,8 @@ void run_warmup(const WarmupOptions& options) {
     const std::vector<std::int64_t> indices =
         batch_indices(static_cast<std::int64_t>(annotations.pictures.size()), options.batch_size, step,
                       static_cast<std::uint64_t>(options.seed));
-    for (const std::int64_t index : indices) files.push_back(annotations.pictures[static_cast<std::size_t>(index)].file);
+    for (const std::int64_t index : indices)
+      files.push_back(annotations.pictures[static_cast<std::size_t>(index)].file);
     const auto loaded = pictures.get(files);
     models::PixelPatches patches;
     std::vector<at::Tensor> values, targets;

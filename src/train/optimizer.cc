@@ -22,7 +22,8 @@ double learning_rate(const OptimizerOptions& options, std::int64_t step, std::in
   if (options.schedule == "constant") return options.lr;
   const double progress =
       static_cast<double>(step - warmup) / static_cast<double>(std::max<std::int64_t>(1, num_steps - warmup));
-  const double shape = options.schedule == "linear" ? 1.0 - progress : 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+  const double shape =
+      options.schedule == "linear" ? 1.0 - progress : 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
   return options.lr * (options.min_lr_ratio + (1.0 - options.min_lr_ratio) * shape);
 }
 

@@ -57,7 +57,8 @@ at::Tensor loss_sum(models::VisionLanguageModel& model, QuestionBuilder& builder
   const at::Device device = model.parameters().front().device();
   const models::Pack pack = packer.build(device);
   nn::PackedAttention attention(pack.layout);
-  const at::Tensor hidden = models::run_pack(model, pack, attention).index_select(0, at::tensor(rows, at::kLong).to(device));
+  const at::Tensor hidden =
+      models::run_pack(model, pack, attention).index_select(0, at::tensor(rows, at::kLong).to(device));
   return target_log_probs(model, hidden, at::tensor(targets, at::kLong).to(device), {}).log_probs.sum().neg();
 }
 
@@ -88,7 +89,9 @@ void run_sft(const SftOptions& options) {
     run.write_config(settings_to_json(options));
     run.write_manifest(make_manifest("sft", options.seed, {{"data", options.data.path}}));
   }
-  QuestionBuilder builder(bundle, {options.prompt, options.images, options.freeze_vision,
+  QuestionBuilder builder(bundle, {options.prompt,
+                                   options.images,
+                                   options.freeze_vision,
                                    {options.run.picture_cache_mb << 20, at::get_num_threads()}});
   std::int64_t num_trained = 0, num_total = 0;
   for (const auto& [name, parameter] : parameters) num_trained += parameter.numel();
@@ -97,15 +100,15 @@ void run_sft(const SftOptions& options) {
                format_count(dataset->size()), format_count(steps), options.batch_size, format_count(num_trained),
                format_count(num_total), at::get_num_threads());
 
-  Progress progress("sft", steps);
+  Progress progress("sft", steps, step);
   std::int64_t num_tokens_seen = 0;
   int num_skipped = 0;
   const auto start = Clock::now();
   while (step < steps) {
     const auto step_start = Clock::now();
     std::vector<data::Sample> samples;
-    for (const std::int64_t index : batch_indices(dataset->size(), options.batch_size, step,
-                                                  static_cast<std::uint64_t>(options.seed)))
+    for (const std::int64_t index :
+         batch_indices(dataset->size(), options.batch_size, step, static_cast<std::uint64_t>(options.seed)))
       samples.push_back(dataset->get(index));
     const std::vector<Question> questions = builder.build(samples);
     std::vector<TrainingSequence> sequences;

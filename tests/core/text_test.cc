@@ -64,7 +64,7 @@ std::string progress_output(const std::function<void()>& action) {
 
 TEST(Progress, WritesPlainLinesWhereThereIsNoTerminal) {
   const std::string text = progress_output([] {
-    Progress progress("sft", 3, std::chrono::seconds(0));
+    Progress progress("sft", 3, 0, std::chrono::seconds(0));
     for (int step = 1; step <= 3; ++step) progress.update(step, "loss 0.5");
   });
   EXPECT_THAT(text, testing::MatchesRegex("sft 1/3 loss 0.5, 0:0. left\nsft 2/3 loss 0.5, 0:0. left\n"
@@ -73,7 +73,7 @@ TEST(Progress, WritesPlainLinesWhereThereIsNoTerminal) {
 
 TEST(Progress, KeepsPlainLinesRare) {
   const std::string text = progress_output([] {
-    Progress progress("sft", 1000, std::chrono::seconds(60));
+    Progress progress("sft", 1000, 0, std::chrono::seconds(60));
     for (int step = 401; step <= 1000; ++step) progress.update(step, "x");
   });
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2) << text;

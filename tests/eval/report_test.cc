@@ -11,6 +11,7 @@
 #include "eval/html.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
+#include "thinkvg/eval/metrics.h"
 #include "thinkvg/image/picture.h"
 
 namespace thinkvg::eval {
@@ -282,13 +283,62 @@ TEST_F(ReportTest, ParentFolderIsTakenByNameOrInTheOrderOfItsStagesFile) {
   EXPECT_THAT(render_report(data), AllOf(HasSubstr("below 0"), HasSubstr("above 0"), HasSubstr("-0.100")));
 }
 
+TEST_F(ReportTest, ReadsWhatTheMetricsWrite) {
+  std::vector<QuestionScore> before, after;
+  for (int i = 0; i < 40; ++i) {
+    QuestionScore question;
+    question.sample_id = std::to_string(i);
+    question.image = fmt::format("p{}.jpg", i % 8);
+    question.type = i % 2 == 0 ? data::QuestionType::open : data::QuestionType::closed;
+    question.parsed = i % 4 != 0;
+    if (i % 2 == 1) question.a_score = i % 3 == 0;
+    question.v_score = 0.01 * i;
+    before.push_back(question);
+    question.v_score = 0.01 * i + 0.25;
+    after.push_back(question);
+  }
+  MetricOptions rules;
+  rules.resamples = 50;
+  const Scores scores = summarize(before, rules);
+  const ScoreDifference difference = compare(before, after, rules);
+  fs::create_directories(root_ / "a");
+  Json document = scores_to_json(scores);
+  document["name"] = "Named by eval";
+  document["blind"] = true;
+  write_file_atomically(root_ / "a" / "metrics.json", document.dump());
+  Json comparison = difference_to_json(difference);
+  comparison["label"] = "after - before";
+  write_file_atomically(root_ / "stages.json",
+                        Json({{"stages", {{{"folder", "a"}}}}, {"comparisons", {comparison}}}).dump());
+
+  const ReportData report = read_report(options({""}));
+  ASSERT_EQ(report.stages.size(), 1u);
+  const ReportStage& stage = report.stages[0];
+  EXPECT_EQ(stage.label, "Named by eval");
+  EXPECT_EQ(stage.note, "blind: every picture blanked");
+  EXPECT_EQ(stage.num_questions, 40);
+  EXPECT_EQ(stage.num_images, 8);
+  EXPECT_EQ(stage.num_questions_by_type.size(), 2u);
+  ASSERT_TRUE(stage.a_score.overall && stage.v_score.overall && stage.mean_score.overall && stage.parse_rate.overall);
+  EXPECT_DOUBLE_EQ(stage.a_score.overall->mean, scores.a_score.overall->mean);
+  EXPECT_EQ(stage.a_score.overall->n, 20);
+  EXPECT_EQ(stage.a_score.find("open"), nullptr);
+  EXPECT_DOUBLE_EQ(*stage.v_score.find("open")->low, scores.v_score.by_type.at(data::QuestionType::open).low);
+  EXPECT_DOUBLE_EQ(*stage.mean_score.overall->high, scores.mean_of_a_and_v->high);
+  EXPECT_DOUBLE_EQ(stage.parse_rate.overall->mean, 0.75);
+  EXPECT_FALSE(stage.rules.empty());
+  ASSERT_EQ(report.comparisons.size(), 1u);
+  EXPECT_NEAR(report.comparisons[0].v_score->mean, 0.25, 1e-12);
+  EXPECT_DOUBLE_EQ(*report.comparisons[0].mean->low, difference.mean_of_a_and_v->low);
+}
+
 TEST_F(ReportTest, ComparesTheLastStageWithThoseOfTheSameQuestions) {
   write_stage("a", 0.4, first(20));
   write_stage("b", 0.5, first(10));
   const ReportData data = read_report(options({"a", "b"}));
   ASSERT_EQ(data.comparisons.size(), 1u);
   EXPECT_EQ(data.comparisons[0].label, "b minus a");
-  // Questions 10..19 became right; 7 of them (all but 12 and 16, which are open, ..) have an A-score.
+  // Questions 10..19 became right; open ones have no A-score.
   int gained = 0, graded = 0;
   for (int i = 0; i < 40; ++i) {
     graded += i % 4 != 0;
@@ -392,15 +442,20 @@ TEST_F(ReportTest, PageStandsAloneAndIsSafe) {
     line["choices"] = {attack};
     if (i == 0) write_file_atomically(root_ / "a" / "predictions.jsonl", line.dump() + "\n");
   }
-  ReportOptions chosen = options({attack + "=a"});
-  chosen.title = attack;
+  write_file_atomically(root_ / "stages.json",
+                        Json({{"title", attack},
+                              {"description", attack},
+                              {"stages", {{{"folder", "a"}, {"label", attack}, {"note", attack}}}},
+                              {"comparisons", {{{"label", attack}, {"a_score", {{"difference", 0.1}}}}}}})
+                            .dump());
+  const ReportOptions chosen = options({""});
   const std::string page = render_report(read_report(chosen));
   EXPECT_EQ(page.find("<script>alert"), std::string::npos);
   EXPECT_EQ(page.find("<img"), std::string::npos);
   EXPECT_EQ(count_of(page, "<script>"), 1);
-  for (const char* outside : {"http://", "https://", "src=", "@import", "url("})
+  for (const char* outside : {"http://", "https://", " src=\"", "@import", "url("})
     EXPECT_EQ(page.find(outside), std::string::npos) << outside;
-  EXPECT_THAT(page, HasSubstr("Not parsed: &lt;/p&gt;"));
+  EXPECT_THAT(page, HasSubstr("Incomplete response: &lt;/p&gt;"));
 }
 
 TEST_F(ReportTest, WritesTheSameBytesTwice) {
@@ -416,7 +471,7 @@ TEST_F(ReportTest, WritesTheSameBytesTwice) {
 }
 
 TEST_F(ReportTest, FortyCasesOfFullPicturesStayUnderFiveMegabytes) {
-  image::Picture noise{1000, 2000, std::vector<std::uint8_t>(1000 * 2000 * 3)};
+  image::Picture noise{420, 840, std::vector<std::uint8_t>(420 * 840 * 3)};
   std::uint32_t state = 1;
   for (auto& value : noise.pixels) value = static_cast<std::uint8_t>((state = state * 1664525u + 1013904223u) >> 26);
   image::write_picture(noise, root_ / "images" / "p0.jpg");
@@ -518,7 +573,7 @@ TEST_F(ReportTest, LongRawTextIsCut) {
   write_file_atomically(root_ / "a" / "predictions.jsonl", line.dump());
   const std::string page = render_report(read_report(options({"a"})));
   EXPECT_LT(page.size(), 60000u);
-  EXPECT_THAT(page, AllOf(HasSubstr("Not parsed: no &lt;answer&gt;"), HasSubstr("96,000 more bytes"),
+  EXPECT_THAT(page, AllOf(HasSubstr("Incomplete response: no &lt;answer&gt;"), HasSubstr("96,000 more bytes"),
                           HasSubstr("No boxes predicted")));
 }
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include <cstdlib>
 #include <numeric>
 
 #include "thinkvg/core/files.h"
@@ -239,6 +240,31 @@ TEST_P(Qwen2_5VlPackingParity, SharedPrefixEqualsFullSequences) {
 
 INSTANTIATE_TEST_SUITE_P(, Qwen2_5VlPackingParity, testing::Values("tied", "untied"),
                          [](const auto& info) { return info.param; });
+
+// What save() writes is a checkpoint of transformers. Needs a Python that has it: its path in THINKVG_ORACLE_PYTHON.
+TEST(Qwen2_5VlOpenInTransformersParity, SavedModelsGiveTheSameLogits) {
+  const char* python = std::getenv("THINKVG_ORACLE_PYTHON");
+  if (python == nullptr) GTEST_SKIP() << "THINKVG_ORACLE_PYTHON does not name a Python with transformers";
+  for (const std::string checkpoint : {"tied", "untied"}) {
+    const at::NoGradGuard no_grad;
+    const auto model = load(folder_of(checkpoint));
+    for (at::Tensor& parameter : model->parameters()) parameter.mul_(1.1);  // not the checkpoint that came
+    const Case input(checkpoint, "several");
+    const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / ("thinkvg_open_" + checkpoint);
+    std::filesystem::remove_all(folder);
+    std::filesystem::create_directories(folder);
+    save(*model, folder);
+    write_safetensors({{"ids", input.ids},
+                       {"pixel_values", input.patches.values},
+                       {"grids", input.state.at("grids")},
+                       {"logits", forward(*model, input)},
+                       {"end", at::tensor(model->special_tokens().end, at::kLong)}},
+                      folder / "numbers.safetensors");
+    const std::string command = std::string(python) + " " THINKVG_SOURCE_DIR "/tests/parity/open_in_transformers.py " +
+                                folder.string() + " " + (folder / "numbers.safetensors").string();
+    EXPECT_EQ(std::system(command.c_str()), 0) << command;
+  }
+}
 
 }  // namespace
 }  // namespace thinkvg::models

@@ -10,7 +10,9 @@ namespace thinkvg {
 // `plain_interval`. Not thread-safe.
 class Progress {
  public:
-  Progress(std::string title, std::int64_t total_steps, std::chrono::seconds plain_interval = std::chrono::seconds(10));
+  // `first_step`: steps that were done before, in a run that is resumed.
+  Progress(std::string title, std::int64_t total_steps, std::int64_t first_step = 0,
+           std::chrono::seconds plain_interval = std::chrono::seconds(10));
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -23,7 +25,7 @@ class Progress {
  private:
   std::string title_;
   std::int64_t total_;
-  std::int64_t first_step_ = -1;
+  std::int64_t first_step_;
   std::chrono::seconds plain_interval_;
   std::chrono::steady_clock::time_point start_;
   std::chrono::steady_clock::time_point last_;

@@ -18,15 +18,15 @@ QuestionType parse_question_type(std::string_view name);
 
 // One question about one picture, as its data set gives it.
 struct Sample {
-  std::string id;                    // unique in the set: ThinkVG the row number, GEMeX "<type>/<q_id>"
-  std::string image;                 // path relative to the image root, no leading slash
-  std::string patient;               // "p10000032" out of the path; empty if unknown
+  std::string id;       // unique in the set: ThinkVG the row number, GEMeX "<type>/<q_id>"
+  std::string image;    // path relative to the image root, no leading slash
+  std::string patient;  // "p10000032" out of the path; empty if unknown
   QuestionType type = QuestionType::open;
-  std::string content_type;          // GEMeX content (abnormality, location, ..); empty if unknown
-  std::string question;              // without the choices where they could be told apart
-  std::vector<std::string> choices;  // "A: ..", ..; empty for open and closed questions
-  std::string think;                 // reference reasoning, boxes inline in `frame`; may be empty
-  std::string answer;                // text; "yes"/"no"; a letter; letters "A, C" for multi choice
+  std::string content_type;                // GEMeX content (abnormality, location, ..); empty if unknown
+  std::string question;                    // without the choices where they could be told apart
+  std::vector<std::string> choices;        // "A: ..", ..; empty for open and closed questions
+  std::string think;                       // reference reasoning, boxes inline in `frame`; may be empty
+  std::string answer;                      // text; "yes"/"no"; a letter; letters "A, C" for multi choice
   std::vector<grounding::Region> regions;  // reference regions, in `frame`
   grounding::BoxFrame frame;
 

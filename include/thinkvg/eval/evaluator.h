@@ -52,8 +52,8 @@ struct Evaluation {
 };
 
 // Asks the model every question of the set and writes, where `out` is given, config.yaml, manifest.json, metrics.json
-// (scores_to_json with name, model and data hashes) and predictions.jsonl (one line a question: picture, question, reference, response
-// with its boxes converted to the reference's frame, what was parsed, scores).
+// (scores_to_json with name, model and data hashes) and predictions.jsonl (one line a question: picture, question,
+// reference, response with its boxes converted to the reference's frame, what was parsed, scores).
 Evaluation evaluate(const EvalOptions& options);
 
 }  // namespace thinkvg::eval

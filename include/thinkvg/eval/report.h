@@ -102,7 +102,8 @@ struct ReportStage {
   std::vector<std::pair<std::string, std::string>> rules;  // how the scores were computed, as metrics.json names it
   std::vector<ReportPrediction> predictions;
   bool show_cases = true;
-  Json manifest;  // null where there is none
+  std::string config;  // text of config.yaml; empty where there is none
+  Json manifest;       // null where there is none
 };
 
 struct ReportTraining {

@@ -21,9 +21,9 @@ struct Question {
   models::TokenPositions positions;  // of the prompt
   std::filesystem::path picture;
   std::vector<models::ImageGrid> grids;
-  grounding::BoxFrame frame;         // of the boxes in model text
+  grounding::BoxFrame frame;  // of the boxes in model text
   grounding::ImageSize original;
-  at::Tensor features;               // [I, D], of a tower that is not trained; undefined otherwise
+  at::Tensor features;  // [I, D], of a tower that is not trained; undefined otherwise
 
   grounding::ImageGeometry geometry() const { return grounding::ImageGeometry(original); }
 };

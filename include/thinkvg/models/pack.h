@@ -22,10 +22,10 @@ class PackBuilder {
  public:
   struct Sequence {
     std::vector<std::int64_t> ids;
-    at::Tensor positions;                   // [3, length]
-    std::vector<std::int64_t> image_rows;   // places in `ids`
-    std::vector<at::Tensor> image_features; // one a picture
-    std::int64_t prefix = -1;               // index of the sequence that this one continues
+    at::Tensor positions;                    // [3, length]
+    std::vector<std::int64_t> image_rows;    // places in `ids`
+    std::vector<at::Tensor> image_features;  // one a picture
+    std::int64_t prefix = -1;                // index of the sequence that this one continues
   };
   // Returns the row of its first token; its index is the number of sequences added before.
   std::int64_t add(const Sequence& sequence);

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "thinkvg/core/settings.h"
-#include "thinkvg/text/chat.h"
 #include "thinkvg/generation/rollout_engine.h"
 #include "thinkvg/rl/rewards.h"
+#include "thinkvg/text/chat.h"
 #include "thinkvg/train/options.h"
 
 namespace thinkvg::rl {
@@ -56,7 +56,8 @@ struct GrpoOptions {
     v.setting("delta", delta, "Dual clip: bound of the ratio; 0: none.");
     v.setting("mask_truncated", mask_truncated, "Leave completions that were cut by the length limit out of the loss.");
     v.setting("freeze_vision", freeze_vision, "Leave the vision tower as it is and compute each picture once.");
-    v.setting("samples_per_step", samples_per_step, "Completions a step that are written to samples/completions.jsonl.");
+    v.setting("samples_per_step", samples_per_step,
+              "Completions a step that are written to samples/completions.jsonl.");
     v.setting("rewards", rewards, "Rewards with their weights: answer, grounding, format.");
     v.section("reward", reward, "How rewards judge.");
     v.section("sampling", sampling, "How completions are drawn.");
@@ -68,8 +69,8 @@ struct GrpoOptions {
 };
 
 // Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300) on a run folder: sample G completions a question
-// from the present weights, reward them by rule, update. Metrics go to metrics.jsonl under TRL's names, completions with
-// their rewards and reasons to samples/completions.jsonl. Throws as train::run_sft.
+// from the present weights, reward them by rule, update. Metrics go to metrics.jsonl under TRL's names, completions
+// with their rewards and reasons to samples/completions.jsonl. Throws as train::run_sft.
 void run_grpo(const GrpoOptions& options);
 
 }  // namespace thinkvg::rl

@@ -26,7 +26,7 @@ enum class AdvantageScaling { group, batch, none };
 AdvantageScaling parse_advantage_scaling(std::string_view name);
 
 struct Advantages {
-  std::vector<double> values;   // [B]
+  std::vector<double> values;     // [B]
   std::vector<bool> zero_signal;  // [groups]: all rewards of the group are equal
 };
 

@@ -1,0 +1,235 @@
+// The whole way from nothing to a report through the command line, and what it says about bad input.
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+
+#include "tests/support/process.h"
+#include "thinkvg/core/json.h"
+
+namespace thinkvg {
+namespace {
+
+using test::ProcessResult;
+using testing::HasSubstr;
+
+class PipelineEndToEnd : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new test::TemporaryFolder;
+    expect_done(run({"phantom", "--out", path("phantom"), "--num_images", "40", "--num_dev", "4", "--num_test", "8",
+                     "--longest_side", "192"}));
+    expect_done(run({"init",
+                     "--data",
+                     path("phantom/data/train.parquet"),
+                     "--out",
+                     path("init"),
+                     "--vocab_size",
+                     "400",
+                     "--image_size",
+                     "56",
+                     "--language.hidden_size",
+                     "32",
+                     "--language.num_layers",
+                     "2",
+                     "--language.intermediate_size",
+                     "48",
+                     "--language.mrope_section",
+                     "1,1,2",
+                     "--vision.hidden_size",
+                     "32",
+                     "--vision.depth",
+                     "2",
+                     "--vision.num_heads",
+                     "2",
+                     "--vision.intermediate_size",
+                     "48",
+                     "--vision.full_attention_blocks",
+                     "1"}));
+    expect_done(run({"warmup", "--model", path("init"), "--annotations", path("phantom/annotations.jsonl"), "--images",
+                     path("phantom/files"), "--out", path("warmup"), "--steps", "5"}));
+    expect_done(run(sft("sft")));
+  }
+  static void TearDownTestSuite() { delete folder_; }
+
+  static std::string path(const std::string& name) { return (*folder_ / name).string(); }
+  static ProcessResult run(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), THINKVG_PROGRAM);
+    return test::run_process(arguments);
+  }
+  static std::vector<std::string> sft(const std::string& out) {
+    return {"sft",
+            "--model",
+            path("warmup"),
+            "--data",
+            path("phantom/data/train.parquet"),
+            "--images",
+            path("phantom/files"),
+            "--out",
+            path(out),
+            "--run.steps",
+            "30",
+            "--batch_size",
+            "8",
+            "--freeze_vision",
+            "--optimizer.lr",
+            "3e-3"};
+  }
+  static void expect_done(const ProcessResult& result) { ASSERT_EQ(result.exit_code, 0) << result.err; }
+  static void expect_failure(const ProcessResult& result, int exit_code, const std::vector<std::string>& words) {
+    EXPECT_EQ(result.exit_code, exit_code) << result.err;
+    for (const std::string& word : words) EXPECT_THAT(result.err, HasSubstr(word));
+    EXPECT_EQ(result.out, "");
+  }
+
+  static test::TemporaryFolder* folder_;
+};
+test::TemporaryFolder* PipelineEndToEnd::folder_ = nullptr;
+
+TEST_F(PipelineEndToEnd, ReinforcesEvaluatesAndReports) {
+  expect_done(run({"grpo", "--model", path("sft"), "--data", path("phantom/data/train.parquet"), "--images",
+                   path("phantom/files"), "--out", path("grpo"), "--run.steps", "2", "--prompts_per_step", "3",
+                   "--group_size", "4", "--freeze_vision", "--sampling.max_new_tokens", "40"}));
+  std::ifstream metrics(path("grpo/metrics.jsonl"));
+  std::string line;
+  ASSERT_TRUE(std::getline(metrics, line));
+  const Json step = Json::parse(line);
+  for (const char* name : {"reward",
+                           "reward_std",
+                           "rewards/answer/mean",
+                           "rewards/grounding/std",
+                           "frac_reward_zero_std",
+                           "advantage_abs_mean",
+                           "kl",
+                           "entropy",
+                           "clip_ratio/low",
+                           "clip_ratio/high",
+                           "completions/mean_length",
+                           "completions/min_length",
+                           "completions/max_length",
+                           "completions/clipped_ratio",
+                           "rollout_gap/mean",
+                           "rollout_gap/max",
+                           "grad_norm",
+                           "lr",
+                           "step_time",
+                           "step_time/rollout",
+                           "num_tokens",
+                           "tokens_per_second",
+                           "peak_memory"})
+    EXPECT_TRUE(step.contains(name)) << name;
+  EXPECT_LT(step["rollout_gap/max"].get<double>(), 1e-3);
+  EXPECT_NEAR(step["kl"].get<double>(), 0, 1e-6);
+
+  const ProcessResult eval =
+      run({"eval", "--model", path("grpo"), "--data", path("phantom/data/test.parquet"), "--images",
+           path("phantom/files"), "--out", path("eval"), "--json", "--sampling.max_new_tokens", "60"});
+  expect_done(eval);
+  const Json scores = Json::parse(eval.out);
+  EXPECT_EQ(scores["num_questions"]["overall"], 32);
+
+  // The same responses scored as a predictions file, in the reference's frame, give the same numbers.
+  const ProcessResult score = run({"score", "--predictions", path("eval/predictions.jsonl"), "--data",
+                                   path("phantom/data/test.parquet"), "--json"});
+  expect_done(score);
+  const Json rescored = Json::parse(score.out);
+  EXPECT_EQ(rescored["a_score"]["overall"], scores["a_score"]["overall"]);
+  EXPECT_EQ(rescored["parse_rate"]["overall"], scores["parse_rate"]["overall"]);
+
+  expect_done(run({"report", path("sft"), path("grpo"), path("eval"), "--out", path("report.html")}));
+  const std::string html = read_file(path("report.html"));
+  EXPECT_THAT(html, HasSubstr("<svg"));
+  EXPECT_THAT(html, HasSubstr("data:image/jpeg;base64"));
+  EXPECT_THAT(html, testing::Not(HasSubstr("http://")));
+}
+
+TEST_F(PipelineEndToEnd, AnswersAQuestionAboutAPicture) {
+  std::string picture;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(path("phantom/files")))
+    if (entry.path().extension() == ".jpg") picture = entry.path().string();
+  const ProcessResult json =
+      run({"generate", "--model", path("sft"), "--image", picture, "--question", "Where is the nodule?", "--json",
+           "--max_new_tokens", "30", "--overlay", path("o.png")});
+  expect_done(json);
+  const Json document = Json::parse(json.out);
+  for (const char* name : {"prompt_ids", "ids", "text", "logprobs", "answer", "boxes"})
+    EXPECT_TRUE(document.contains(name)) << name;
+  EXPECT_EQ(document["ids"].size(), document["logprobs"].size());
+  EXPECT_TRUE(std::filesystem::exists(path("o.png")));
+  const ProcessResult again = run({"generate", "--model", path("sft"), "--image", picture, "--question",
+                                   "Where is the nodule?", "--json", "--max_new_tokens", "30"});
+  EXPECT_EQ(Json::parse(again.out)["ids"], document["ids"]);
+}
+
+TEST_F(PipelineEndToEnd, TrainingTwiceGivesTheSameWeights) {
+  expect_done(run(sft("sft-again")));
+  EXPECT_EQ(read_file(path("sft/checkpoints/step-30/model.safetensors")),
+            read_file(path("sft-again/checkpoints/step-30/model.safetensors")));
+}
+
+TEST_F(PipelineEndToEnd, AMissingPictureNamesTheRow) {
+  std::filesystem::create_directories(path("no-pictures"));
+  std::vector<std::string> arguments = sft("sft-missing");
+  arguments[6] = path("no-pictures");
+  expect_failure(run(arguments), 1, {"picture", "no-pictures"});
+  EXPECT_FALSE(std::filesystem::exists(path("sft-missing/checkpoints/step-30")));
+}
+
+TEST_F(PipelineEndToEnd, AnUnreadableParquetNamesItself) {
+  std::ofstream(path("broken.parquet")) << "PAR1 this is no parquet file";
+  std::vector<std::string> arguments = sft("sft-broken");
+  arguments[4] = path("broken.parquet");
+  expect_failure(run(arguments), 1, {"broken.parquet"});
+  arguments[4] = path("absent.parquet");
+  expect_failure(run(arguments), 1, {"absent.parquet"});
+}
+
+TEST_F(PipelineEndToEnd, ACheckpointThatDoesNotFitItsConfigIsRefused) {
+  std::filesystem::copy(path("init"), path("misfit"), std::filesystem::copy_options::recursive);
+  Json config = read_json_file(path("misfit/config.json"));
+  config["text_config"]["intermediate_size"] = 64;
+  std::ofstream(path("misfit/config.json")) << config.dump();
+  std::vector<std::string> arguments = sft("sft-misfit");
+  arguments[2] = path("misfit");
+  expect_failure(run(arguments), 1, {"mlp", "64", "48"});
+}
+
+TEST_F(PipelineEndToEnd, ATruncatedCheckpointIsRefused) {
+  std::filesystem::copy(path("init"), path("truncated"), std::filesystem::copy_options::recursive);
+  std::filesystem::resize_file(path("truncated/model.safetensors"), 5000);
+  std::vector<std::string> arguments = sft("sft-truncated");
+  arguments[2] = path("truncated");
+  expect_failure(run(arguments), 1, {"model.safetensors"});
+}
+
+TEST_F(PipelineEndToEnd, AFullDiskLeavesNoHalfCheckpoint) {
+  // A limit on the size of files stands in for a full disk: the write fails in the same place.
+  std::string line = "ulimit -f 60; trap '' XFSZ; " + test::shell_quoted(THINKVG_PROGRAM);
+  for (const std::string& argument : sft("sft-full")) line += " " + test::shell_quoted(argument);
+  const ProcessResult result = test::run_shell(line);
+  expect_failure(result, 1, {"written", "model.safetensors"});
+  EXPECT_TRUE(std::filesystem::is_empty(path("sft-full/checkpoints")));
+}
+
+TEST_F(PipelineEndToEnd, BadRowsAreNamedBeforeTrainingStarts) {
+  std::ofstream(path("bad.jsonl")) << R"({"question": "Is it?", "answer": "yes", "image_path": "", "q_id": 1})"
+                                   << "\n"
+                                   << "not json\n";
+  std::vector<std::string> arguments = sft("sft-bad");
+  arguments[4] = path("bad.jsonl");
+  expect_failure(run(arguments), 1, {"bad.jsonl", "row 1"});
+}
+
+TEST_F(PipelineEndToEnd, WrongSettingsAreWrongUse) {
+  std::vector<std::string> arguments = sft("sft-typo");
+  arguments.insert(arguments.end(), {"--optimizer.lrr", "1"});
+  expect_failure(run(arguments), 2, {"optimizer.lrr", "did you mean --optimizer.lr"});
+  expect_failure(run({"sft", "--data", "x"}), 2, {"--model"});
+  expect_failure(
+      run({"grpo", "--rewards", "ansver=1", "--model", path("sft"), "--data", path("phantom/data/train.parquet"),
+           "--images", path("phantom/files"), "--out", path("x"), "--run.steps", "1"}),
+      2, {"ansver"});
+}
+
+}  // namespace
+}  // namespace thinkvg

@@ -1,0 +1,217 @@
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "tests/support/tiny_run.h"
+#include "thinkvg/core/files.h"
+#include "thinkvg/grounding/response.h"
+#include "thinkvg/train/example.h"
+#include "thinkvg/train/optimizer.h"
+#include "thinkvg/train/run_folder.h"
+#include "thinkvg/train/sft.h"
+
+namespace thinkvg::train {
+namespace {
+
+TEST(LearningRateTest, WarmsUpThenFollowsTheSchedule) {
+  OptimizerOptions options;
+  options.lr = 1.0;
+  options.warmup_ratio = 0.1;
+  EXPECT_DOUBLE_EQ(learning_rate(options, 0, 100), 0.1);
+  EXPECT_DOUBLE_EQ(learning_rate(options, 9, 100), 1.0);
+  EXPECT_DOUBLE_EQ(learning_rate(options, 10, 100), 1.0);
+  EXPECT_NEAR(learning_rate(options, 55, 100), 0.5, 1e-12);
+  EXPECT_LT(learning_rate(options, 99, 100), 0.001);
+  options.schedule = "linear";
+  EXPECT_NEAR(learning_rate(options, 55, 100), 0.5, 1e-12);
+  options.schedule = "constant";
+  EXPECT_DOUBLE_EQ(learning_rate(options, 99, 100), 1.0);
+  options.schedule = "sine";
+  EXPECT_THROW(options.check(), std::invalid_argument);
+}
+
+// Expected values: torch.optim.AdamW(lr=0.1, weight_decay=0.1) on p = [[1, -2]], gradients [[0.5, -1]] then [[-0.3,
+// 2]].
+TEST(AdamWTest, UpdatesAsTorchDoes) {
+  at::Tensor parameter = at::tensor({1.0f, -2.0f}).view({1, 2}).set_requires_grad(true);
+  OptimizerOptions options;
+  options.weight_decay = 0.1;
+  options.grad_clip = 0;
+  AdamW optimizer({{"p", parameter}}, options);
+  parameter.mutable_grad() = at::tensor({0.5f, -1.0f}).view({1, 2});
+  EXPECT_NEAR(optimizer.step(0.1), std::sqrt(1.25), 1e-6);
+  EXPECT_NEAR(parameter[0][0].item<float>(), 0.8900000, 1e-6);
+  EXPECT_NEAR(parameter[0][1].item<float>(), -1.8800000, 1e-6);
+  parameter.mutable_grad() = at::tensor({-0.3f, 2.0f}).view({1, 2});
+  optimizer.step(0.1);
+  EXPECT_NEAR(parameter[0][0].item<float>(), 0.8619503, 1e-6);
+  EXPECT_NEAR(parameter[0][1].item<float>(), -1.8978103, 1e-6);
+}
+
+TEST(AdamWTest, ClipsToTheGlobalNormAndSkipsWhatIsNotFinite) {
+  at::Tensor parameter = at::zeros({2}).set_requires_grad(true);
+  OptimizerOptions options;
+  options.grad_clip = 1.0;
+  AdamW optimizer({{"p", parameter}}, options);
+  parameter.mutable_grad() = at::tensor({30.0f, 40.0f});
+  EXPECT_NEAR(optimizer.step(0.1), 50, 1e-4);
+  const auto state = optimizer.state();
+  EXPECT_NEAR(state[0].second[0].item<float>(), 0.1 * 0.6, 1e-5);  // first moment of the clipped gradient
+  const at::Tensor before = parameter.detach().clone();
+  parameter.mutable_grad() = at::tensor({NAN, 1.0f});
+  EXPECT_FALSE(std::isfinite(optimizer.step(0.1)));
+  EXPECT_TRUE(at::equal(parameter, before));
+}
+
+TEST(BatchIndicesTest, EachPassTakesEveryIndexOnceInAnOrderOfItsOwn) {
+  std::vector<std::int64_t> first, second;
+  for (std::int64_t step = 0; step < 5; ++step)
+    for (const std::int64_t index : batch_indices(20, 4, step, 3)) first.push_back(index);
+  for (std::int64_t step = 5; step < 10; ++step)
+    for (const std::int64_t index : batch_indices(20, 4, step, 3)) second.push_back(index);
+  EXPECT_NE(first, second);
+  std::sort(first.begin(), first.end());
+  std::sort(second.begin(), second.end());
+  for (std::int64_t i = 0; i < 20; ++i) EXPECT_EQ(first[static_cast<std::size_t>(i)], i);
+  EXPECT_EQ(first, second);
+  EXPECT_NE(batch_indices(20, 4, 0, 3), batch_indices(20, 4, 0, 4));
+  EXPECT_EQ(batch_indices(3, 7, 0, 1).size(), 7u);
+}
+
+TEST(SplitBySizeTest, FillsUpToTheLimit) {
+  using Runs = std::vector<std::pair<std::size_t, std::size_t>>;
+  EXPECT_EQ(split_by_size({3, 3, 3, 9, 1}, 6), (Runs{{0, 2}, {2, 3}, {3, 4}, {4, 5}}));
+  EXPECT_EQ(split_by_size({}, 6), Runs{});
+}
+
+TEST(TargetTextTest, WritesBoxesInTheModelsFrameAndReadsThemBack) {
+  const auto dataset = data::open_dataset(test::tiny_run().train);
+  const grounding::ImageGeometry geometry({160, 192});
+  const auto frame = grounding::BoxFrame::letterbox(112);
+  for (std::int64_t i = 0; i < dataset->size(); ++i) {
+    const data::Sample sample = dataset->get(i);
+    const std::string text = target_text(sample, geometry, frame, true);
+    const auto parsed = grounding::parse_response(text, frame);
+    EXPECT_TRUE(parsed.complete) << text << parsed.problem;
+    ASSERT_EQ(parsed.regions.size(), sample.regions.size());
+    for (std::size_t k = 0; k < sample.regions.size(); ++k)
+      EXPECT_NEAR(grounding::iou(geometry.convert(parsed.regions[k].box, sample.frame), sample.regions[k].box), 1,
+                  1e-9);
+    EXPECT_TRUE(target_text(sample, geometry, frame, false).starts_with("<response>"));
+  }
+}
+
+SftOptions tiny_sft(const std::string& out) {
+  const test::TinyRun& tiny = test::tiny_run();
+  SftOptions options;
+  options.model = tiny.model.string();
+  options.data.path = tiny.train.string();
+  options.images = tiny.images.string();
+  options.out = out;
+  options.batch_size = 4;
+  options.freeze_vision = true;
+  options.optimizer.lr = 3e-3;
+  options.run.steps = 6;
+  options.run.save_every = 3;
+  return options;
+}
+
+std::vector<Json> metrics_of(const std::filesystem::path& run) {
+  std::vector<Json> lines;
+  std::ifstream stream(run / "metrics.jsonl");
+  for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
+  return lines;
+}
+
+std::string weights_of(const std::filesystem::path& run, const std::string& step) {
+  return read_file(run / "checkpoints" / step / "model.safetensors");
+}
+
+TEST(SftTest, LossFallsAndFrozenTowerStays) {
+  const test::TemporaryFolder folder;
+  SftOptions options = tiny_sft((folder / "run").string());
+  options.run.steps = 40;
+  options.run.save_every = 0;
+  run_sft(options);
+  const auto metrics = metrics_of(folder / "run");
+  ASSERT_EQ(metrics.size(), 40u);
+  EXPECT_LT(metrics.back()["loss"].get<double>(), 0.7 * metrics.front()["loss"].get<double>());
+  const auto before = models::load(test::tiny_run().model);
+  const auto after = models::load(folder / "run/checkpoints/step-40");
+  const auto old_parameters = before->named_parameters();
+  for (const auto& item : after->named_parameters()) {
+    bool vision = false;
+    for (const std::string& prefix : after->vision_prefixes()) vision |= item.key().starts_with(prefix);
+    EXPECT_EQ(at::equal(item.value(), old_parameters[item.key()]), vision) << item.key();
+  }
+}
+
+TEST(SftTest, ResumesToTheSameBits) {
+  const test::TemporaryFolder folder;
+  run_sft(tiny_sft((folder / "whole").string()));
+  // The schedule spans six steps in both runs; the second one stops behind the checkpoint of step three.
+  std::filesystem::copy(folder / "whole", folder / "cut", std::filesystem::copy_options::recursive);
+  std::filesystem::remove_all(folder / "cut/checkpoints/step-6");
+  SftOptions options = tiny_sft((folder / "cut").string());
+  options.resume = true;
+  run_sft(options);
+  EXPECT_EQ(weights_of(folder / "cut", "step-6"), weights_of(folder / "whole", "step-6"));
+  const auto whole = metrics_of(folder / "whole"), cut = metrics_of(folder / "cut");
+  ASSERT_EQ(cut.size(), whole.size());
+  for (std::size_t i = 0; i < cut.size(); ++i) EXPECT_EQ(cut[i]["loss"], whole[i]["loss"]);
+}
+
+TEST(SftTest, GradientDoesNotDependOnMicroBatches) {
+  const test::TemporaryFolder folder;
+  SftOptions options = tiny_sft((folder / "one").string());
+  options.freeze_vision = false;
+  options.run.steps = 1;
+  options.run.micro_batch_tokens = 100000;
+  run_sft(options);
+  options.out = (folder / "many").string();
+  options.run.micro_batch_tokens = 1;
+  run_sft(options);
+  const auto one = metrics_of(folder / "one").front(), many = metrics_of(folder / "many").front();
+  EXPECT_NEAR(one["loss"].get<double>(), many["loss"].get<double>(), 1e-5);
+  EXPECT_NEAR(one["grad_norm"].get<double>(), many["grad_norm"].get<double>(), 1e-4 * one["grad_norm"].get<double>());
+}
+
+TEST(SftTest, AnExistingRunIsNotOverwritten) {
+  const test::TemporaryFolder folder;
+  SftOptions options = tiny_sft((folder / "run").string());
+  options.run.steps = 1;
+  run_sft(options);
+  EXPECT_THROW(run_sft(options), std::invalid_argument);
+}
+
+TEST(SftTest, CheckpointsBeyondTheLastAreRemoved) {
+  const test::TemporaryFolder folder;
+  SftOptions options = tiny_sft((folder / "run").string());
+  options.run.save_every = 1;
+  options.run.keep_last = 2;
+  run_sft(options);
+  const auto kept = models::checkpoints_of(folder / "run");
+  ASSERT_EQ(kept.size(), 2u);
+  EXPECT_EQ(kept[0].filename(), "step-5");
+  EXPECT_EQ(kept[1].filename(), "step-6");
+}
+
+TEST(WarmupTest, TheTowerLearnsTheAnnotations) {
+  const test::TinyRun& tiny = test::tiny_run();
+  const test::TemporaryFolder folder;
+  WarmupOptions options;
+  options.model = tiny.model.string();
+  options.annotations = tiny.annotations.string();
+  options.images = tiny.images.string();
+  options.out = (folder / "run").string();
+  options.steps = 40;
+  options.batch_size = 8;
+  run_warmup(options);
+  const auto metrics = metrics_of(folder / "run");
+  EXPECT_LT(metrics.back()["loss"].get<double>(), 0.8 * metrics.front()["loss"].get<double>());
+  EXPECT_NO_THROW(models::load_bundle(models::resolve_model_folder(folder / "run")));
+}
+
+}  // namespace
+}  // namespace thinkvg::train
