@@ -21,8 +21,7 @@ CommandLine read_command_line(const std::string& command, const Arguments& argum
       return line;
     }
     if (!argument.starts_with("--") || argument.size() == 2)
-      throw_invalid("{}: '{}' is not a setting; settings are --name value, see 'thinkvg {} --help'", command, argument,
-                    command);
+      throw_invalid("'{}' is not a setting; settings are --name value, see 'thinkvg {} --help'", argument, command);
     const std::size_t equals = argument.find('=');
     std::string name = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
     const auto find = [&](const std::string& wanted) {
@@ -34,7 +33,7 @@ CommandLine read_command_line(const std::string& command, const Arguments& argum
     const auto setting = find(name);
     if (setting == settings.end() && name != "config") {
       const std::string near = nearest_setting(name, known);
-      throw_invalid("{}: unknown setting --{}{}; 'thinkvg {} --help' lists them", command, name,
+      throw_invalid("unknown setting --{}{}; 'thinkvg {} --help' lists them", name,
                     near.empty() ? "" : ", did you mean --" + near + "?", command);
     }
     std::string value;
@@ -46,7 +45,7 @@ CommandLine read_command_line(const std::string& command, const Arguments& argum
     } else if (i + 1 < arguments.size()) {
       value = arguments[++i];
     } else {
-      throw_invalid("{}: --{} needs a value", command, name);
+      throw_invalid("--{} needs a value", name);
     }
     if (name == "config")
       line.config = value;
@@ -70,7 +69,7 @@ void print_help(const std::string& command, const std::string& summary, const st
 
 void require_setting(const std::string& command, const std::string& name, const std::string& value,
                      const std::string& what) {
-  if (value.empty()) throw_invalid("{} needs --{} {}; see 'thinkvg {} --help'", command, name, what, command);
+  if (value.empty()) throw_invalid("needs --{} {}; see 'thinkvg {} --help'", name, what, command);
 }
 
 }  // namespace thinkvg::tools

@@ -35,7 +35,7 @@ bool parse_options(const std::string& command, const std::string& summary, const
   return true;
 }
 
-// Throws std::invalid_argument ("sft needs --data FILE") when a text setting that a command cannot do without is empty.
+// Throws std::invalid_argument ("needs --data FILE") when a text setting that a command cannot do without is empty.
 void require_setting(const std::string& command, const std::string& name, const std::string& value,
                      const std::string& what);
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From an empty machine to a trained, reinforced and scored grounded model:
-#   bash tools/quickstart.sh [--out DIR] [--open]
+#   bash tools/quickstart.sh [--recipe NAME] [--out DIR] [--open]
 # Installs what is needed, builds, writes a phantom data set, trains, reinforces, evaluates and writes a report.
 # Works from any folder. Run it again after an interruption or a change: stages whose result is there, and whose
 # command, settings, program and inputs are the same, are kept.
@@ -8,22 +8,27 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/tools/stages.sh"
 
-out=$root/runs/quickstart
+recipe=quickstart
+out=
 open_report=false
 while (($#)); do
   case $1 in
     --out) [[ $# -ge 2 ]] || { echo "quickstart: --out needs a folder" >&2; exit 2; }
       out=$2; shift 2 ;;
     --out=*) out=${1#--out=}; shift ;;
+    --recipe) [[ $# -ge 2 && -d $root/configs/$2 ]] || { echo "quickstart: --recipe needs a folder of configs/" >&2; exit 2; }
+      recipe=$2; shift 2 ;;
     --open) open_report=true; shift ;;
     -h | --help)
-      echo "usage: bash tools/quickstart.sh [--out DIR] [--open]"
-      echo "  --out DIR  where data, runs and report go (default: runs/quickstart in the repository)"
-      echo "  --open     show the report in a browser at the end"
+      echo "usage: bash tools/quickstart.sh [--recipe NAME] [--out DIR] [--open]"
+      echo "  --recipe NAME  the settings in configs/NAME (default: quickstart, 20 minutes; phantom: the full recipe)"
+      echo "  --out DIR      where data, runs and report go (default: runs/NAME in the repository)"
+      echo "  --open         show the report in a browser at the end"
       exit 0 ;;
     *) echo "quickstart: unknown option '$1'; --help lists them" >&2; exit 2 ;;
   esac
 done
+out=${out:-$root/runs/$recipe}
 mkdir -p "$out/logs" "$out/.stages"
 out=$(cd "$out" && pwd)
 cd "$root"
@@ -38,12 +43,12 @@ after_downloads=$SECONDS
 stage "build" build
 thinkvg=$root/build/release/tools/thinkvg
 
-# result RESULT PROGRAM CONFIG COMMAND ARGUMENTS...: runs `thinkvg COMMAND ARGUMENTS`, by configs/quickstart/CONFIG.yaml
+# result RESULT PROGRAM CONFIG COMMAND ARGUMENTS...: runs `thinkvg COMMAND ARGUMENTS`, by configs/RECIPE/CONFIG.yaml
 # where there is one, to make $out/RESULT (a file or a folder), unless that was made already under the same conditions:
 # these are the command, its config, the program, and the conditions of all stages before.
 conditions=""
 result() {
-  local name=$1 program=$2 config=$root/configs/quickstart/$3.yaml command=$4
+  local name=$1 program=$2 config=$root/configs/$recipe/$3.yaml command=$4
   shift 4
   local made=$out/$name log=$out/logs/$name.log mark=$out/.stages/$name seconds started=$SECONDS kept
   local arguments=("$command")

@@ -44,7 +44,7 @@ int run_report(const Arguments& arguments) {
                      split.flags, options))
     return 0;
   options.runs.insert(options.runs.end(), split.runs.begin(), split.runs.end());
-  if (options.runs.empty()) throw_invalid("report needs one or several run folders: thinkvg report RUN... --out FILE");
+  if (options.runs.empty()) throw_invalid("needs one or several run folders: thinkvg report RUN... --out FILE");
   require_setting("report", "out", options.out, "FILE");
   eval::write_report(options);
   fmt::print(stderr, "wrote {} ({:.1f} MB)\n", options.out,

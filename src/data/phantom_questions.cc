@@ -443,8 +443,9 @@ Question Questioner::single_question(const Scene& scene, const Candidate& candid
   question.answer = balanced("letter of " + candidate.text, {"A", "B", "C", "D"}, random);
   others.insert(others.begin() + (question.answer[0] - 'A'), candidate.content);
   for (std::size_t i = 0; i < 4; ++i) question.choices.push_back(letter(i) + ": " + others[i]);
-  question.think += fmt::format("{} {}, so the answer is {}.", pick(random, {"This means", "This is the option"}),
-                                candidate.content, question.answer);
+  for (std::size_t i = 0; i < 4; ++i)
+    question.think += fmt::format("{}, {}. ", question.choices[i], letter(i) == question.answer ? "yes" : "no");
+  question.think += fmt::format("{} {}.", pick(random, {"So the answer is", "The answer is"}), question.answer);
   return question;
 }
 
@@ -510,22 +511,22 @@ Question Questioner::multi_question(const Scene& scene, RandomStream& random, co
     const bool is_right_one = question.answer.find(letter(i)) != std::string::npos;
     const std::string& option = is_right_one ? right[r++] : wrong[w++];
     question.choices.push_back(letter(i) + ": " + option);
-    if (!is_right_one) continue;
-    for (const Finding& finding : scene.findings) {
-      if (kind_name(finding.kind) != option) continue;
-      const Region region = writer.region(finding);
-      steps.push_back(fmt::format("The {} shows {}, option {}.", Writer::inline_region(region),
-                                  with_article(finding.kind), letter(i)));
-      question.regions.push_back(region);
-    }
+    steps.push_back(fmt::format("{}, {}.", question.choices.back(), is_right_one ? "yes" : "no"));
   }
-  if (steps.empty()) {
-    steps.push_back(writer.clear(Place::both_lungs));
+  // What is seen comes first, kind by kind; the options are then held against it.
+  std::sort(present.begin(), present.end());
+  for (const Kind kind : present) {
+    const Finding& finding = *scene.find(kind);
+    const Region region = writer.region(finding);
+    question.think += fmt::format("The {} shows {}. ", Writer::inline_region(region), with_article(finding.kind));
+    question.regions.push_back(region);
+  }
+  if (question.regions.empty()) {
+    question.think = writer.clear(Place::both_lungs) + " ";
     question.regions = {writer.region(Place::both_lungs)};
   }
-  question.think =
-      join(steps, " ") + fmt::format(" {} the answer is {}.",
-                                     pick(random, {"The other options are not seen, so", "In sum,"}), question.answer);
+  question.think +=
+      fmt::format("{} {} {}.", join(steps, " "), pick(random, {"So the answer is", "The answer is"}), question.answer);
   question.content = question.answer;
   return question;
 }

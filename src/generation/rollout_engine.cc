@@ -7,9 +7,13 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/nn/kv_cache.h"
+#include "thinkvg/nn/workers.h"
 
 namespace thinkvg::generation {
 namespace {
+
+// Fewer completions than this are decoded faster by one worker whose operators use all threads.
+constexpr std::int64_t kRowsWorthAWorker = 8;
 
 // A completion being decoded in one row of the cache.
 struct ActiveRow {
@@ -88,7 +92,38 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
   sampling.check();
   const auto start = std::chrono::steady_clock::now();
   const at::NoGradGuard no_grad;
+  std::int64_t num_completions = 0;
+  for (const GenerationRequest& request : requests) {
+    if (request.num_completions < 1)
+      throw_invalid("a request asks for {} completions; at least 1 is needed", request.num_completions);
+    num_completions += request.num_completions;
+  }
+  const auto num_requests = static_cast<std::int64_t>(requests.size());
+  std::int64_t workers = 1;
+  if (!on_token_ && model_.parameters().front().device().is_cpu())
+    workers = std::min({nn::num_workers(), num_requests, std::max<std::int64_t>(1, num_completions / kRowsWorthAWorker),
+                        options_.max_rows});
+  std::vector<std::vector<Completion>> results(requests.size());
+  std::vector<GenerationStats> stats(static_cast<std::size_t>(workers));
+  nn::run_on_workers(workers, [&](std::int64_t worker) {
+    const std::int64_t begin = num_requests * worker / workers, end = num_requests * (worker + 1) / workers;
+    const std::vector<GenerationRequest> some(requests.begin() + begin, requests.begin() + end);
+    auto completed =
+        generate_together(some, sampling, options_.max_rows / workers, stats[static_cast<std::size_t>(worker)]);
+    std::move(completed.begin(), completed.end(), results.begin() + begin);
+  });
   stats_ = {};
+  for (const GenerationStats& part : stats) {
+    stats_.prompt_tokens += part.prompt_tokens;
+    stats_.new_tokens += part.new_tokens;
+  }
+  stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return results;
+}
+
+std::vector<std::vector<Completion>> RolloutEngine::generate_together(const std::vector<GenerationRequest>& requests,
+                                                                      const SamplingOptions& sampling,
+                                                                      std::int64_t max_rows, GenerationStats& stats) {
   std::vector<std::vector<Completion>> results(requests.size());
   if (requests.empty()) return results;
 
@@ -100,13 +135,11 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
   const std::vector<std::int64_t>& end_ids = model_.special_tokens().end;
   std::int64_t num_completions = 0, longest_prompt = 0;
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    if (requests[i].num_completions < 1)
-      throw_invalid("a request asks for {} completions; at least 1 is needed", requests[i].num_completions);
     results[i].resize(static_cast<std::size_t>(requests[i].num_completions));
     num_completions += requests[i].num_completions;
     longest_prompt = std::max(longest_prompt, static_cast<std::int64_t>(requests[i].prompt.ids.size()));
   }
-  const std::int64_t num_rows = std::min(options_.max_rows, num_completions);
+  const std::int64_t num_rows = std::min(max_rows, num_completions);
   nn::KvCache cache({model_.num_layers(), num_rows, model_.num_kv_heads(), longest_prompt + sampling.max_new_tokens,
                      model_.head_dim()},
                     parameter.options().requires_grad(false));
@@ -146,7 +179,7 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
       added[i].log_probs = log_probs[static_cast<std::int64_t>(i)];
       waiting.push_back(std::move(added[i]));
     }
-    stats_.prompt_tokens += builder.num_tokens();
+    stats.prompt_tokens += builder.num_tokens();
   };
 
   // Takes a drawn token into its completion; returns whether the completion goes on.
@@ -154,7 +187,7 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
     Completion& completion = results[row.request][row.completion];
     completion.ids.push_back(id);
     completion.logprobs.push_back(log_prob);
-    ++stats_.new_tokens;
+    ++stats.new_tokens;
     if (on_token_) on_token_(static_cast<std::int64_t>(row.request), static_cast<std::int64_t>(row.completion), id);
     row.last_id = id;
     if (std::find(end_ids.begin(), end_ids.end(), id) != end_ids.end()) {
@@ -230,7 +263,6 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
     }
     active = std::move(remaining);
   }
-  stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return results;
 }
 

@@ -13,6 +13,7 @@
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
+#include "thinkvg/nn/workers.h"
 #include "thinkvg/rl/policy_loss.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/run_folder.h"
@@ -151,7 +152,7 @@ train::TargetLogProbs completion_log_probs(models::VisionLanguageModel& model, c
 // Means over one step, weighted by tokens.
 struct UpdateMetrics {
   double loss = 0, kl = 0, entropy = 0, clip_low = 0, clip_high = 0, gap_sum = 0, gap_max = 0, grad_norm = 0;
-  double log_prob_seconds = 0;
+  double log_prob_seconds = 0, num_tokens = 0;
 };
 
 Json box_list(const std::vector<grounding::Region>& regions) {
@@ -170,9 +171,12 @@ class GrpoTrainer {
         scaling_(parse_advantage_scaling(options.scale_rewards)),
         run_(options.out, options.resume) {
     loss_options_.type = parse_loss_type(options.loss_type);
+    loss_options_.ratio_level = parse_ratio_level(options.importance_sampling_level);
     loss_options_.epsilon_low = options.epsilon_low;
     loss_options_.epsilon_high = options.epsilon_high;
     loss_options_.delta = options.delta;
+    loss_options_.sapo_temperature_pos = options.sapo_temperature_pos;
+    loss_options_.sapo_temperature_neg = options.sapo_temperature_neg;
     loss_options_.beta = options.beta;
     loss_options_.max_completion_length = options.sampling.max_new_tokens;
 
@@ -341,11 +345,17 @@ class GrpoTrainer {
     }
     UpdateMetrics metrics;
     if (in_loss.empty()) return metrics;
-    const auto splits = train::split_by_size(sizes, options_.run.micro_batch_tokens);
+    // Enough passes that every worker has one.
+    const std::int64_t num_tokens = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+    const auto splits =
+        train::split_by_size(sizes, std::min(options_.run.micro_batch_tokens, num_tokens / nn::num_workers() + 1));
     std::vector<at::Tensor> old_log_probs(splits.size());
     double tokens_seen = 0;
     for (std::int64_t pass = 0; pass < options_.updates_per_rollout; ++pass) {
-      for (std::size_t m = 0; m < splits.size(); ++m) {
+      std::vector<UpdateMetrics> parts(splits.size());
+      train::accumulate_gradients(parameters_, static_cast<std::int64_t>(splits.size()), [&](std::int64_t i) {
+        const auto m = static_cast<std::size_t>(i);
+        UpdateMetrics& part = parts[m];
         const std::vector<Group*> some(in_loss.begin() + static_cast<std::ptrdiff_t>(splits[m].first),
                                        in_loss.begin() + static_cast<std::ptrdiff_t>(splits[m].second));
         const UpdateBatch batch = make_update_batch(*builder_, some, device_);
@@ -355,7 +365,7 @@ class GrpoTrainer {
           const at::NoGradGuard no_grad;
           input.ref_log_probs =
               completion_log_probs(*reference_, batch, {options_.sampling.temperature, banned_, false}).log_probs;
-          metrics.log_prob_seconds += seconds_since(reference_start);
+          part.log_prob_seconds = seconds_since(reference_start);
         }
         const train::TargetLogProbs policy =
             completion_log_probs(*bundle_.model, batch, {options_.sampling.temperature, banned_, pass == 0});
@@ -369,18 +379,29 @@ class GrpoTrainer {
         input.total_tokens = total_tokens;
         input.num_micro_batches = static_cast<std::int64_t>(splits.size());
         const PolicyLoss loss = policy_loss(input, loss_options_);
-        loss.loss.backward();
-        metrics.loss += loss.loss.item<double>();
-        metrics.kl += loss.kl_sum;
-        metrics.clip_low += loss.clipped_low;
-        metrics.clip_high += loss.clipped_high;
+        part.loss = loss.loss.item<double>();
+        part.kl = loss.kl_sum;
+        part.clip_low = loss.clipped_low;
+        part.clip_high = loss.clipped_high;
         if (pass == 0) {
-          metrics.entropy += policy.entropy.sum().item<double>();
+          part.entropy = policy.entropy.sum().item<double>();
           const at::Tensor gap = (old_log_probs[m] - batch.rollout_log_probs).exp().sub(1).abs();
-          metrics.gap_sum += gap.sum().item<double>();
-          metrics.gap_max = std::max(metrics.gap_max, gap.max().item<double>());
-          tokens_seen += static_cast<double>(batch.targets.size(0));
+          part.gap_sum = gap.sum().item<double>();
+          part.gap_max = gap.max().item<double>();
+          part.num_tokens = static_cast<double>(batch.targets.size(0));
         }
+        return loss.loss;
+      });
+      for (const UpdateMetrics& part : parts) {
+        metrics.loss += part.loss;
+        metrics.kl += part.kl;
+        metrics.clip_low += part.clip_low;
+        metrics.clip_high += part.clip_high;
+        metrics.entropy += part.entropy;
+        metrics.gap_sum += part.gap_sum;
+        metrics.gap_max = std::max(metrics.gap_max, part.gap_max);
+        metrics.log_prob_seconds += part.log_prob_seconds / static_cast<double>(nn::num_workers());
+        tokens_seen += part.num_tokens;
       }
       metrics.grad_norm = optimizer_->step(lr);
       if (!std::isfinite(metrics.grad_norm)) {

@@ -1,10 +1,13 @@
 #include "thinkvg/train/example.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include <numeric>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/grounding/response.h"
+#include "thinkvg/nn/workers.h"
 
 namespace thinkvg::train {
 
@@ -74,6 +77,40 @@ models::NamedTensors trainable_parameters(models::VisionLanguageModel& model, bo
     if (!frozen) trained.emplace_back(item.key(), item.value());
   }
   return trained;
+}
+
+void accumulate_gradients(const models::NamedTensors& parameters, std::int64_t count,
+                          const std::function<at::Tensor(std::int64_t)>& loss) {
+  std::vector<at::Tensor> inputs;
+  for (const auto& [name, parameter] : parameters) inputs.push_back(parameter);
+  const bool on_cpu = inputs.front().device().is_cpu();
+  const std::int64_t workers = on_cpu ? std::min(nn::num_workers(), count) : 1;
+  std::vector<std::vector<at::Tensor>> sums(static_cast<std::size_t>(workers));
+  nn::run_on_workers(workers, [&](std::int64_t worker) {
+    std::vector<at::Tensor>& sum = sums[static_cast<std::size_t>(worker)];
+    for (std::int64_t i = worker; i < count; i += workers) {
+      const std::vector<at::Tensor> grads =
+          torch::autograd::grad({loss(i)}, inputs, {}, std::nullopt, false, /*allow_unused=*/true);
+      if (sum.empty()) sum.resize(grads.size());
+      for (std::size_t p = 0; p < grads.size(); ++p) {
+        if (!grads[p].defined()) continue;
+        if (sum[p].defined())
+          sum[p].add_(grads[p]);
+        else
+          sum[p] = grads[p].clone();
+      }
+    }
+  });
+  for (const std::vector<at::Tensor>& sum : sums) {
+    for (std::size_t p = 0; p < sum.size(); ++p) {
+      if (!sum[p].defined()) continue;
+      at::Tensor& grad = inputs[p].mutable_grad();
+      if (grad.defined())
+        grad.add_(sum[p]);
+      else
+        grad = sum[p];
+    }
+  }
 }
 
 std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector<std::int64_t>& sizes,

@@ -4,11 +4,13 @@
 
 #include <chrono>
 #include <cmath>
+#include <numeric>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/log.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
+#include "thinkvg/nn/workers.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/run_folder.h"
 
@@ -126,14 +128,19 @@ void run_sft(const SftOptions& options) {
     for (const TrainingSequence& sequence : sequences) sizes.push_back(sequence.length());
     const double data_seconds = seconds_since(step_start);
 
-    double loss = 0;
-    for (const auto& [begin, end] : split_by_size(sizes, options.run.micro_batch_tokens)) {
+    // Enough passes that every worker has one.
+    const std::int64_t limit = std::min(options.run.micro_batch_tokens, num_tokens / nn::num_workers() + 1);
+    const auto splits = split_by_size(sizes, limit);
+    std::vector<double> losses(splits.size());
+    accumulate_gradients(parameters, static_cast<std::int64_t>(splits.size()), [&](std::int64_t i) {
+      const auto& [begin, end] = splits[static_cast<std::size_t>(i)];
       const std::vector<TrainingSequence> some(sequences.begin() + static_cast<std::ptrdiff_t>(begin),
                                                sequences.begin() + static_cast<std::ptrdiff_t>(end));
       const at::Tensor part = loss_sum(model, builder, some) / static_cast<double>(num_targets);
-      part.backward();
-      loss += part.item<double>();
-    }
+      losses[static_cast<std::size_t>(i)] = part.item<double>();
+      return part;
+    });
+    const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
     const double lr = learning_rate(options.optimizer, step, steps);
     const double grad_norm = optimizer.step(lr);
     if (!std::isfinite(grad_norm) || !std::isfinite(loss)) {

@@ -248,7 +248,7 @@ TEST(Qwen2_5VlOpenInTransformersParity, SavedModelsGiveTheSameLogits) {
   for (const std::string checkpoint : {"tied", "untied"}) {
     const at::NoGradGuard no_grad;
     const auto model = load(folder_of(checkpoint));
-    for (at::Tensor& parameter : model->parameters()) parameter.mul_(1.1);  // not the checkpoint that came
+    for (at::Tensor& parameter : model->parameters()) parameter.mul_(0.9);  // not the checkpoint that came
     const Case input(checkpoint, "several");
     const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / ("thinkvg_open_" + checkpoint);
     std::filesystem::remove_all(folder);

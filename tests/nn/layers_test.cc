@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 
+#include "nn/cpu/layers.h"
 #include "thinkvg/nn/rotary.h"
 
 namespace thinkvg::nn {
@@ -68,6 +69,47 @@ TEST(GatedMlp, EqualsItsFormulaAndNamesItsParameters) {
   const at::Tensor expected = linear(gate * gate.sigmoid() * linear(x, "up_proj"), "down_proj");
   EXPECT_LE(largest(mlp.forward(x), expected), 1e-12);
   expect_gradient([&](const at::Tensor& input) { return mlp.forward(input); }, x);
+}
+
+// The fused fp32 kernels against the same layer in fp64; widths that fill vectors and that do not, values far out.
+TEST(CpuLayers, EqualTheirDoublePrecision) {
+  at::manual_seed(0);
+  for (const std::int64_t width : {1, 15, 16, 37, 160}) {
+    for (const std::int64_t num_rows : {1, 7, 1100}) {
+      const at::Tensor gate = at::randn({num_rows, width}) * 20;
+      const at::Tensor up = at::randn({num_rows, width});
+      const at::Tensor of_out = at::randn({num_rows, width});
+      gate.flatten()[0] = 200;
+      gate.flatten()[gate.numel() - 1] = -200;
+      RmsNorm norm(width, 1e-5);
+      const at::Tensor weight = at::randn({width});
+      const auto run = [&](at::ScalarType type) {
+        norm.zero_grad();
+        norm.to(type);
+        norm.weight.set_data(weight.to(type));
+        const at::Tensor g = gate.to(type, false, true).requires_grad_();
+        const at::Tensor u = up.to(type, false, true).requires_grad_();
+        const at::Tensor product = type == at::kFloat ? cpu_gated_product(g, u) : at::silu(g) * u;
+        const at::Tensor normed = norm.forward(product);
+        (normed * of_out.to(type)).sum().backward();
+        return std::vector<at::Tensor>{product.detach(), normed.detach(), g.grad(), u.grad(), norm.weight.grad()};
+      };
+      const auto got = run(at::kFloat);
+      const auto expected = run(at::kDouble);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        const double scale = expected[i].abs().max().item<double>() + 1e-3;
+        EXPECT_EQ(got[i].scalar_type(), at::kFloat);
+        EXPECT_LE(largest(got[i].to(at::kDouble), expected[i]) / scale, 1e-5)
+            << "tensor " << i << ", " << num_rows << " rows of " << width;
+      }
+    }
+  }
+}
+
+TEST(CpuLayers, NotANumberStays) {
+  const at::Tensor bad = at::full({3}, std::nan(""));
+  EXPECT_TRUE(cpu_gated_product(bad, at::ones(3)).isnan().all().item<bool>());
+  EXPECT_TRUE(cpu_rms_norm(bad, at::ones(3), 1e-6).isnan().all().item<bool>());
 }
 
 TEST(Rotary, SectionsGoToTheirAxes) {

@@ -45,8 +45,9 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
     INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${_libtorch_includes}"
     # ATen's header-only parallel_for runs on one thread unless it is compiled with OpenMP.
     INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:-fopenmp>"
-    # libtorch_cpu finds its own libraries by its run path, which the linker does not follow.
-    INTERFACE_LINK_LIBRARIES "${LibTorch_CPU_LIBRARY};${LibTorch_C10_LIBRARY}"
+    # libtorch_cpu exports its own copy of std::filesystem; with the real one first, a program that merely uses that
+    # does not load LibTorch. libtorch_cpu finds its own libraries by its run path, which the linker does not follow.
+    INTERFACE_LINK_LIBRARIES "-lstdc++;${LibTorch_CPU_LIBRARY};${LibTorch_C10_LIBRARY}"
     INTERFACE_LINK_OPTIONS "-fopenmp;LINKER:--as-needed;LINKER:--unresolved-symbols=ignore-in-shared-libs")
   if(LibTorch_HAS_CUDA AND LibTorch_C10_CUDA_LIBRARY)
     add_library(LibTorch::C10Cuda INTERFACE IMPORTED)

@@ -62,8 +62,9 @@ struct GenerationStats {
 
 // Completes prompts with the model's present weights: nothing is copied, so a trainer's next step is seen at once. The
 // prompt and its pictures are computed once for all of its completions; a finished row is given to the next
-// completion. A completion's random numbers depend only on its own key, not on its neighbours. Not thread-safe; the
-// model must not be changed during generate().
+// completion. A completion's random numbers depend only on its own key, not on its neighbours. On a CPU the
+// requests are shared out to as many workers as ATen has threads. Not thread-safe; the model must not be changed during
+// generate().
 class RolloutEngine {
  public:
   RolloutEngine(models::VisionLanguageModel& model, const EngineOptions& options);
@@ -79,6 +80,11 @@ class RolloutEngine {
   const GenerationStats& stats() const { return stats_; }
 
  private:
+  // Decodes requests in one batch of at most `max_rows` rows.
+  std::vector<std::vector<Completion>> generate_together(const std::vector<GenerationRequest>& requests,
+                                                         const SamplingOptions& sampling, std::int64_t max_rows,
+                                                         GenerationStats& stats);
+
   models::VisionLanguageModel& model_;
   EngineOptions options_;
   GenerationStats stats_;

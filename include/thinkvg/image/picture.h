@@ -36,7 +36,7 @@ Picture pad_to_square(const Picture& picture, std::uint8_t fill = 0);
 Picture thumbnail(const Picture& picture, std::int64_t max_side);
 
 struct DrawnBox {
-  grounding::Box box;   // any frame
+  grounding::Box box;  // any frame
   std::string label;
   std::uint8_t red = 0, green = 0, blue = 0;
   bool dashed = false;

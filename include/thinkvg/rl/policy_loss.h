@@ -18,9 +18,17 @@ enum class LossType {
   bnpo,     // mean over the tokens of the micro-batch
   dr_grpo,  // sum over tokens / (completions * max_completion_length) (arXiv 2503.20783)
   dapo,     // mean over the tokens of the whole step (arXiv 2503.14476)
+  luspo,    // mean over completions of the sum over tokens; meant for RatioLevel::sequence (arXiv 2602.05261)
+  cispo,    // the ratio bounded, not the gradient; aggregated as dapo (arXiv 2506.13585)
+  sapo,     // a sigmoid of the ratio in place of clipping; aggregated as grpo (arXiv 2511.20347)
 };
 LossType parse_loss_type(std::string_view name);  // throws std::invalid_argument that lists the names
 std::string loss_type_name(LossType type);
+
+// Whose probabilities the importance ratio rho compares: the token's, or the completion's per token, which is the
+// geometric mean of its tokens' ratios (GSPO, arXiv 2507.18071; its paper aggregates as grpo).
+enum class RatioLevel { token, sequence };
+RatioLevel parse_ratio_level(std::string_view name);  // throws std::invalid_argument that lists the names
 
 enum class AdvantageScaling { group, batch, none };
 AdvantageScaling parse_advantage_scaling(std::string_view name);
@@ -37,21 +45,24 @@ Advantages group_advantages(const std::vector<double>& rewards, std::int64_t gro
 
 struct PolicyLossOptions {
   LossType type = LossType::dapo;
+  RatioLevel ratio_level = RatioLevel::token;
   double epsilon_low = 0.2;
-  double epsilon_high = 0.28;
+  double epsilon_high = 0.28;              // cispo: the bound of the ratio itself, such as 5
   double delta = 0;                        // upper bound of the ratio before the minimum (dual clip); 0: none
   double beta = 0.04;                      // weight of the k3 estimate of KL(policy || reference)
+  double sapo_temperature_pos = 1.0;       // sapo only: tau where A > 0
+  double sapo_temperature_neg = 1.05;      // sapo only: tau elsewhere
   std::int64_t max_completion_length = 0;  // dr_grpo only
 };
 
-// One micro-batch, tokens of its completions end to end.
+// One micro-batch of whole completions, their tokens end to end in the order of `lengths`. One device.
 struct PolicyLossInput {
   at::Tensor log_probs;      // [N] of the policy, with gradient
   at::Tensor old_log_probs;  // [N] of the policy that the completions came from; undefined: the same (ratio 1)
   at::Tensor ref_log_probs;  // [N] of the reference; undefined: beta must be 0
   at::Tensor advantages;     // [B]
   at::Tensor sequence;       // [N] int64: which completion a token belongs to
-  at::Tensor lengths;        // [B] number of tokens of each completion
+  at::Tensor lengths;        // [B] int64: number of tokens of each completion, may be 0
   // Of the whole optimizer step, over all micro-batches and ranks: with them the gradient does not depend on the split.
   std::int64_t total_completions = 0;
   std::int64_t total_tokens = 0;
@@ -62,12 +73,15 @@ struct PolicyLoss {
   at::Tensor loss;  // scalar; the micro-batches' losses add up to the step's
   // Sums over the micro-batch's tokens, for metrics.
   double kl_sum = 0;
-  double clipped_low = 0;   // tokens with ratio < 1 - epsilon_low and A < 0
-  double clipped_high = 0;  // tokens with ratio > 1 + epsilon_high and A > 0
+  double clipped_low = 0;   // tokens with ratio < 1 - epsilon_low and A < 0; cispo, sapo: 0
+  double clipped_high = 0;  // tokens with ratio > 1 + epsilon_high (cispo: > epsilon_high) and A > 0; sapo: 0
 };
 
-// Token loss -min(min(rho, delta) A, clip(rho, 1 - epsilon_low, 1 + epsilon_high) A) + beta k3 with
-// k3 = exp(lr - lp) - (lr - lp) - 1, aggregated by type.
+// Token loss by type, plus beta * k3 with k3 = exp(lr - lp) - (lr - lp) - 1, aggregated by type:
+//   -min(min(rho, delta) A, clip(rho, 1 - epsilon_low, 1 + epsilon_high) A)   all but
+//   -min(rho, epsilon_high) A lp, no gradient through rho                     cispo
+//   -(4 / tau) sigmoid(tau (rho - 1)) A                                       sapo
+// Throws std::invalid_argument where an option or input that the type needs is missing or out of range.
 PolicyLoss policy_loss(const PolicyLossInput& input, const PolicyLossOptions& options);
 
 }  // namespace thinkvg::rl

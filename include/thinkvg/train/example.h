@@ -2,6 +2,7 @@
 
 // Shape letters: T tokens, N rows that carry loss, D width, V vocabulary.
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,6 +41,12 @@ TargetLogProbs target_log_probs(models::VisionLanguageModel& model, const at::Te
 
 // Stops the gradient at the tower's parameters (VisionLanguageModel::vision_prefixes) and returns the others by name.
 models::NamedTensors trainable_parameters(models::VisionLanguageModel& model, bool freeze_vision);
+
+// Adds the gradient of `count` independent losses to `parameters`. loss(i) builds the i-th; on a CPU several are built
+// and differentiated at the same time, by nn::num_workers() workers. The sums are taken in a fixed order: the same
+// number of workers gives the same bits.
+void accumulate_gradients(const models::NamedTensors& parameters, std::int64_t count,
+                          const std::function<at::Tensor(std::int64_t)>& loss);
 
 // Splits items of given sizes into runs of neighbours whose sizes add up to at most `limit` (one item may exceed it).
 std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector<std::int64_t>& sizes,

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace thinkvg::nn {
+
+// How many independent pieces of work to run side by side on a CPU: the number of ATen's threads. Inside a small model
+// every operator is too short to be shared by threads; whole batches are not.
+std::int64_t num_workers();
+
+// Calls body(worker) for worker = 0 .. count - 1 at the same time, each on a thread of its own on which ATen's
+// operators use one thread; returns when all have ended. count = 1 calls body(0) here, with ATen's threads as they are.
+// The first exception is thrown again. Gradient mode is that of the caller.
+void run_on_workers(std::int64_t count, const std::function<void(std::int64_t worker)>& body);
+
+}  // namespace thinkvg::nn
