@@ -364,11 +364,11 @@ class GrpoTrainer {
           const auto reference_start = Clock::now();
           const at::NoGradGuard no_grad;
           input.ref_log_probs =
-              completion_log_probs(*reference_, batch, {options_.sampling.temperature, banned_, false}).log_probs;
+              completion_log_probs(*reference_, batch, {options_.sampling.temperature, banned_}).log_probs;
           part.log_prob_seconds = seconds_since(reference_start);
         }
         const train::TargetLogProbs policy =
-            completion_log_probs(*bundle_.model, batch, {options_.sampling.temperature, banned_, pass == 0});
+            completion_log_probs(*bundle_.model, batch, {options_.sampling.temperature, banned_});
         if (pass == 0) old_log_probs[m] = policy.log_probs.detach();
         input.log_probs = policy.log_probs;
         input.old_log_probs = old_log_probs[m];

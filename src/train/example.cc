@@ -7,6 +7,7 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/grounding/response.h"
+#include "thinkvg/nn/token_stats.h"
 #include "thinkvg/nn/workers.h"
 
 namespace thinkvg::train {
@@ -49,21 +50,14 @@ TargetLogProbs target_log_probs(models::VisionLanguageModel& model, const at::Te
   std::vector<at::Tensor> log_probs, entropies;
   for (std::int64_t begin = 0; begin < hidden.size(0); begin += options.chunk_rows) {
     const std::int64_t rows = std::min(options.chunk_rows, hidden.size(0) - begin);
-    at::Tensor logits = model.logits(hidden.narrow(0, begin, rows)).to(at::kFloat);
-    if (options.temperature != 1.0) logits = logits / options.temperature;
-    if (options.banned.defined()) logits = logits.index_fill(1, options.banned, -1e30);
-    const at::Tensor all = at::log_softmax(logits, -1);
-    log_probs.push_back(all.gather(1, targets.narrow(0, begin, rows).unsqueeze(1)).squeeze(1));
-    if (options.entropy) {
-      const at::NoGradGuard no_grad;
-      const at::Tensor detached = all.detach();
-      entropies.push_back(detached.exp().mul_(detached).sum(-1).neg_());
-    }
+    at::Tensor logits = model.logits(hidden.narrow(0, begin, rows));
+    if (options.banned.defined())
+      logits = logits.index_fill(1, options.banned, -std::numeric_limits<float>::infinity());
+    const nn::TokenStats stats = nn::token_stats(logits, targets.narrow(0, begin, rows), options.temperature);
+    log_probs.push_back(stats.logprob);
+    entropies.push_back(stats.entropy.detach());
   }
-  TargetLogProbs result;
-  result.log_probs = at::cat(log_probs, 0);
-  if (options.entropy) result.entropy = at::cat(entropies, 0);
-  return result;
+  return {at::cat(log_probs, 0), at::cat(entropies, 0)};
 }
 
 models::NamedTensors trainable_parameters(models::VisionLanguageModel& model, bool freeze_vision) {

@@ -24,16 +24,14 @@ std::string target_text(const data::Sample& sample, const grounding::ImageGeomet
                         const grounding::BoxFrame& to, bool think);
 
 // Log-probabilities of given tokens: hidden [N, D] -> [N] float. Computed in chunks of rows; `banned` ids (int64, may
-// be undefined) have no probability; logits are divided by `temperature`. With `entropy`, also the entropy of each row
-// [N], without gradient.
+// be undefined) have no probability; logits are divided by `temperature`.
 struct TargetLogProbs {
-  at::Tensor log_probs;
-  at::Tensor entropy;  // undefined unless asked for
+  at::Tensor log_probs;  // [N]
+  at::Tensor entropy;    // [N] of each row's distribution, without gradient
 };
 struct TargetOptions {
   double temperature = 1.0;
   at::Tensor banned;
-  bool entropy = false;
   std::int64_t chunk_rows = 2048;
 };
 TargetLogProbs target_log_probs(models::VisionLanguageModel& model, const at::Tensor& hidden, const at::Tensor& targets,
