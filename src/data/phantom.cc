@@ -464,7 +464,7 @@ PhantomReport write_phantom(const PhantomOptions& options,
   if (!folder.has_filename()) folder = folder.parent_path();
   check_folder(folder);
   const Plan plan = make_plan(options, num_images);
-  const PhantomReport report = make_report(plan);
+  PhantomReport report = make_report(plan);
 
   const auto fill = [&](const fs::path& out) {
     fs::create_directories(out / "data");

@@ -71,7 +71,7 @@ Evaluation evaluate(const EvalOptions& options) {
 
   const std::filesystem::path folder = models::resolve_model_folder(options.model);
   const models::ModelBundle bundle = models::load_bundle(folder);
-  for (at::Tensor parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
+  for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
   generation::QuestionBuilder builder(
       bundle, {options.prompt, options.images, true, {std::int64_t{64} << 20, at::get_num_threads()}});
   if (options.blind) builder.encoder().set_blank(128);

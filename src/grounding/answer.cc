@@ -420,7 +420,7 @@ bool is_region_name(const std::string& name) {
 }
 
 std::string normalize_region_name(std::string_view name) {
-  const std::string plain = normalize_text(name);
+  std::string plain = normalize_text(name);
   const auto known = [](const std::string& text) -> std::optional<std::string> {
     if (is_region_name(text)) return text;
     const auto synonym = region_synonyms().find(text);

@@ -3,7 +3,6 @@
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include <cmath>
-#include <functional>
 #include <map>
 #include <utility>
 

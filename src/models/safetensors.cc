@@ -12,7 +12,6 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <set>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/json.h"

@@ -187,7 +187,7 @@ class GrpoTrainer {
     optimizer_ = std::make_unique<train::AdamW>(parameters_, options.optimizer);
     if (options.beta != 0) {
       reference_ = models::load(start);
-      for (at::Tensor parameter : reference_->parameters()) parameter.set_requires_grad(false);
+      for (const at::Tensor& parameter : reference_->parameters()) parameter.set_requires_grad(false);
     }
     if (!checkpoint.empty()) {
       step_ = run_.load_checkpoint(checkpoint, *optimizer_).step;

@@ -65,6 +65,8 @@ double largest(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().
 struct LayoutCase {
   const char* name;
   SequenceLayout layout;
+
+  friend void PrintTo(const LayoutCase& layout_case, std::ostream* stream) { *stream << layout_case.name; }
 };
 
 const LayoutCase kLayouts[] = {

@@ -45,6 +45,10 @@ struct Case {
   std::int64_t rows, classes;
   double temperature, spread;
   at::ScalarType type;
+
+  friend void PrintTo(const Case& c, std::ostream* stream) {
+    *stream << c.rows << " x " << c.classes << " " << c10::toString(c.type) << ", temperature " << c.temperature;
+  }
 };
 
 class TokenStatsCases : public testing::TestWithParam<Case> {};
