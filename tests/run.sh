@@ -2,6 +2,7 @@
 # Installs what is needed, builds everything, checks format and lint, and runs all tests.
 # Works from any folder; a second run takes only as long as the tests. Options go to ctest: `tests/run.sh -L unit`.
 #   BUILD_PRESET=release   a preset of CMakePresets.json (debug, asan, cuda)
+#   TIDY_SCOPE=all         clang-tidy over the sources that use LibTorch and the tests, too (half an hour)
 #   TIDY_SECONDS=420       how long clang-tidy may take; what it did not reach is counted and named in build/*/tidy
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

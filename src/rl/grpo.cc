@@ -334,9 +334,9 @@ class GrpoTrainer {
       // Without a KL term a group of equal rewards has no gradient: it only counts in the normaliser.
       bool useful = false;
       for (const ScoredCompletion& scored : group.completions) {
+        ++total_completions;  // masked ones count, as in TRL: their loss is 0
         if (!scored.in_loss) continue;
         total_tokens += static_cast<std::int64_t>(scored.completion->ids.size());
-        ++total_completions;
         useful |= options_.beta != 0 || scored.advantage != 0;
       }
       if (!useful) continue;
