@@ -21,7 +21,7 @@ while (($#)); do
     --open) open_report=true; shift ;;
     -h | --help)
       echo "usage: bash tools/quickstart.sh [--recipe NAME] [--out DIR] [--open]"
-      echo "  --recipe NAME  the settings in configs/NAME (default: quickstart, 20 minutes; phantom: the full recipe)"
+      echo "  --recipe NAME  the settings in configs/NAME (default: quickstart; phantom: the longer recipe)"
       echo "  --out DIR      where data, runs and report go (default: runs/NAME in the repository)"
       echo "  --open         show the report in a browser at the end"
       exit 0 ;;

@@ -5,8 +5,8 @@
 
 namespace thinkvg::nn {
 
-// How many independent pieces of work to run side by side on a CPU: the number of ATen's threads. Inside a small model
-// every operator is too short to be shared by threads; whole batches are not.
+// How many independent pieces of work to run side by side on a CPU: the number of ATen's threads. Sharing out
+// whole batches saves the barrier that threads need inside every operator.
 std::int64_t num_workers();
 
 // Calls body(worker) for worker = 0 .. count - 1 at the same time, each on a thread of its own on which ATen's
