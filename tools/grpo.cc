@@ -1,5 +1,6 @@
 #include "thinkvg/rl/grpo.h"
 
+#include "thinkvg/core/interrupt.h"
 #include "tools/commands.h"
 
 namespace thinkvg::tools {
@@ -12,6 +13,7 @@ int run_grpo(const Arguments& arguments) {
   require_setting("grpo", "data", options.data.path, "FILE");
   require_setting("grpo", "images", options.images, "ROOT");
   require_setting("grpo", "out", options.out, "DIR");
+  const InterruptGuard guard;
   rl::run_grpo(options);
   return 0;
 }

@@ -1,5 +1,6 @@
 #include "thinkvg/train/sft.h"
 
+#include "thinkvg/core/interrupt.h"
 #include "tools/commands.h"
 
 namespace thinkvg::tools {
@@ -11,6 +12,7 @@ int run_sft(const Arguments& arguments) {
   require_setting("sft", "data", options.data.path, "FILE");
   require_setting("sft", "images", options.images, "ROOT");
   require_setting("sft", "out", options.out, "DIR");
+  const InterruptGuard guard;
   train::run_sft(options);
   return 0;
 }

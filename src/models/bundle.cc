@@ -5,6 +5,7 @@
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
+#include "thinkvg/models/adapters.h"
 
 namespace thinkvg::models {
 namespace fs = std::filesystem;
@@ -35,6 +36,11 @@ std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) 
 
 ModelBundle load_bundle(const fs::path& folder) {
   if (!fs::is_directory(folder)) throw_failure("there is no model folder {}", folder.string());
+  if (is_adapter_folder(folder)) {
+    ModelBundle bundle = load_bundle(adapter_base(folder));
+    Adapters(bundle.model, folder).merge();
+    return bundle;
+  }
   ModelBundle bundle;
   bundle.tokenizer = text::load_tokenizer(folder);
   bundle.tokenizer_files = read_tokenizer_files(folder);
@@ -46,14 +52,17 @@ ModelBundle load_bundle(const fs::path& folder) {
   return bundle;
 }
 
-void save_bundle(const ModelBundle& bundle, const fs::path& folder) {
-  save(*bundle.model, folder);
-  bundle.processor->save(folder);
-  for (const auto& [name, content] : bundle.tokenizer_files) write_file_atomically(folder / name, content);
+FolderContent bundle_content(const ModelBundle& bundle) {
+  FolderContent content = model_content(*bundle.model);
+  content.texts["preprocessor_config.json"] = bundle.processor->to_json().dump(2) + "\n";
+  for (const auto& [name, text] : bundle.tokenizer_files) content.texts[name] = text;
   const SpecialTokens& special = bundle.model->special_tokens();
   const Json generation = {{"do_sample", false}, {"eos_token_id", special.end}, {"pad_token_id", special.pad}};
-  write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n");
+  content.texts["generation_config.json"] = generation.dump(2) + "\n";
+  return content;
 }
+
+void save_bundle(const ModelBundle& bundle, const fs::path& folder) { write_content(bundle_content(bundle), folder); }
 
 std::vector<fs::path> checkpoints_of(const fs::path& run) {
   std::vector<fs::path> found;
@@ -65,7 +74,7 @@ std::vector<fs::path> checkpoints_of(const fs::path& run) {
 }
 
 fs::path resolve_model_folder(const fs::path& folder) {
-  if (fs::exists(folder / "config.json")) return folder;
+  if (fs::exists(folder / "config.json") || is_adapter_folder(folder)) return folder;
   const std::vector<fs::path> all = checkpoints_of(folder);
   if (all.empty())
     throw_failure("{} is neither a model folder (no config.json) nor a run with checkpoints", folder.string());

@@ -4,6 +4,8 @@
 #include <exception>
 #include <thread>
 
+#include "thinkvg/nn/workers.h"
+
 namespace thinkvg::models {
 namespace {
 
@@ -103,16 +105,24 @@ std::vector<std::shared_ptr<const EncodedPicture>> ImageEncoder::encode(
         patches.grids.push_back(picture->processed.patches.grids.front());
       }
       const at::Device device = bundle_.model->parameters().front().device();
-      patches.values = at::cat(values, 0).to(device);
-      const at::Tensor features = bundle_.model->encode_images(patches);
-      std::int64_t row = 0;
-      for (std::size_t i = 0; i < pictures.size(); ++i) {
-        const std::int64_t count = bundle_.model->num_image_tokens(patches.grids[i]);
-        features_[some[i].string()] =
-            std::make_shared<EncodedPicture>(EncodedPicture{features.narrow(0, row, count).clone(), patches.grids[i],
-                                                            pictures[i]->processed.frame, pictures[i]->original});
-        row += count;
+      std::vector<at::Tensor> features;
+      if (device.is_cpu()) {
+        // One by one: features must not depend on which pictures happen to be missing at the same time.
+        features.resize(values.size());
+        nn::run_each_alone(static_cast<std::int64_t>(values.size()), [&](std::int64_t i) {
+          const auto at = static_cast<std::size_t>(i);
+          features[at] = bundle_.model->encode_images({values[at], {patches.grids[at]}});
+        });
+      } else {
+        patches.values = at::cat(values, 0).to(device);
+        std::vector<std::int64_t> counts;
+        for (const ImageGrid& grid : patches.grids) counts.push_back(bundle_.model->num_image_tokens(grid));
+        for (const at::Tensor& part : bundle_.model->encode_images(patches).split_with_sizes(counts, 0))
+          features.push_back(part.clone());
       }
+      for (std::size_t i = 0; i < pictures.size(); ++i)
+        features_[some[i].string()] = std::make_shared<EncodedPicture>(EncodedPicture{
+            features[i], patches.grids[i], pictures[i]->processed.frame, pictures[i]->original});
     }
   } catch (...) {
     for (const auto& file : missing)

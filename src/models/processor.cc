@@ -108,7 +108,11 @@ ImageProcessor ImageProcessor::load(const std::filesystem::path& folder) {
 }
 
 void ImageProcessor::save(const std::filesystem::path& folder) const {
-  const Json config = {{"image_processor_type", "Qwen2VLImageProcessor"},
+  write_file_atomically(folder / kFileName, to_json().dump(2) + "\n");
+}
+
+Json ImageProcessor::to_json() const {
+  return {{"image_processor_type", "Qwen2VLImageProcessor"},
                        {"processor_class", "Qwen2_5_VLProcessor"},
                        {"do_convert_rgb", true},
                        {"do_resize", true},
@@ -125,7 +129,6 @@ void ImageProcessor::save(const std::filesystem::path& folder) const {
                        {"image_mean", options_.image_mean},
                        {"image_std", options_.image_std},
                        {"pad_to_square", options_.pad_to_square}};
-  write_file_atomically(folder / kFileName, config.dump(2) + "\n");
 }
 
 grounding::ImageSize ImageProcessor::resized(grounding::ImageSize original) const {

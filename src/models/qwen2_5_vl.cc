@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "thinkvg/core/error.h"
+#include "thinkvg/nn/checkpoint.h"
 #include "thinkvg/nn/layers.h"
 #include "thinkvg/nn/rotary.h"
 
@@ -15,6 +16,8 @@ namespace thinkvg::models {
 namespace {
 
 constexpr const char* kFamily = "qwen2_5_vl";
+constexpr std::pair<std::string_view, std::string_view> kPrefixes[] = {{"model.visual.", "visual."},
+                                                                       {"model.language_model.", "model."}};
 // The settings that transformers 4 wrote at the top level and transformers 5 nests.
 constexpr const char* kTextKeys[] = {
     "vocab_size",          "hidden_size",         "intermediate_size", "num_hidden_layers",
@@ -327,7 +330,7 @@ class VisionTower final : public torch::nn::Module {
   }
 
   // Patches -> [I, out].
-  at::Tensor forward(const PixelPatches& patches) const {
+  at::Tensor forward(const PixelPatches& patches, bool checkpointing) const {
     const std::int64_t merge = config_.spatial_merge_size;
     const std::int64_t unit = merge * merge;
     const WindowOrder order = window_order(patches.grids, config_);
@@ -342,7 +345,9 @@ class VisionTower final : public torch::nn::Module {
     for (std::int64_t i = 0; i < config_.depth; ++i) {
       const auto& full = config_.fullatt_block_indexes;
       const bool is_full = std::find(full.begin(), full.end(), i) != full.end();
-      hidden = blocks_[i]->forward(hidden, rotary, is_full ? order.frame_lengths : order.window_lengths);
+      const auto run = [block = blocks_[i], rotary, lengths = is_full ? order.frame_lengths : order.window_lengths](
+                           const at::Tensor& input) { return block->forward(input, rotary, lengths); };
+      hidden = checkpointing ? nn::checkpoint(run, hidden, nn::trained_tensors(*blocks_[i])) : run(hidden);
     }
     return merger_->forward(hidden).index_select(0, at::argsort(units).to(device));
   }
@@ -426,12 +431,22 @@ class Decoder final : public torch::nn::Module {
     norm_ = register_module("norm", std::make_shared<nn::RmsNorm>(config.hidden_size, config.rms_norm_eps));
   }
 
-  at::Tensor forward(const at::Tensor& embeddings, const at::Tensor& positions, nn::AttentionContext& attention) const {
+  at::Tensor forward(const at::Tensor& embeddings, const at::Tensor& positions, nn::AttentionContext& attention,
+                     bool checkpointing) const {
     const nn::RotaryTable rotary = nn::multimodal_rotary(positions, config_.mrope_section, config_.rope_theta,
                                                          config_.hidden_size / config_.num_attention_heads);
+    const auto repeatable = checkpointing ? attention.repeatable() : nullptr;
     at::Tensor hidden = embeddings;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
-      hidden = layers_[i]->forward(hidden, rotary, attention, static_cast<std::int64_t>(i));
+      const auto index = static_cast<std::int64_t>(i);
+      if (repeatable) {
+        const auto run = [layer = layers_[i], rotary, repeatable, index](const at::Tensor& input) {
+          return layer->forward(input, rotary, *repeatable, index);
+        };
+        hidden = nn::checkpoint(run, hidden, nn::trained_tensors(*layers_[i]));
+      } else {
+        hidden = layers_[i]->forward(hidden, rotary, attention, index);
+      }
     }
     return norm_->forward(hidden);
   }
@@ -481,7 +496,7 @@ class Qwen2_5Vl final : public VisionLanguageModel {
       throw_invalid("encode_images: {} grids ask for patches [{}, {}], got [{}]", patches.grids.size(), num_patches,
                     width, patches.values.defined() ? fmt::format("{}", fmt::join(patches.values.sizes(), ", ")) : "");
     }
-    return visual_->forward(patches);
+    return visual_->forward(patches, checkpointing() && at::GradMode::is_enabled());
   }
 
   at::Tensor embed(const at::Tensor& ids, const at::Tensor& image_rows, const at::Tensor& image_features) override {
@@ -498,11 +513,11 @@ class Qwen2_5Vl final : public VisionLanguageModel {
 
   at::Tensor decode(const at::Tensor& embeddings, const at::Tensor& positions,
                     nn::AttentionContext& attention) override {
-    return model_->forward(embeddings, positions, attention);
+    return model_->forward(embeddings, positions, attention, checkpointing() && at::GradMode::is_enabled());
   }
 
-  at::Tensor logits(const at::Tensor& hidden) override {
-    return lm_head_ ? lm_head_->forward(hidden) : at::linear(hidden, model_->embedding().weight);
+  const at::Tensor& output_weight() const override {
+    return lm_head_ ? lm_head_->weight : model_->embedding().weight;
   }
 
   TokenPositions token_positions(const std::vector<std::int64_t>& ids,
@@ -546,7 +561,22 @@ class Qwen2_5Vl final : public VisionLanguageModel {
     return result;
   }
 
-  std::vector<std::string> vision_prefixes() const override { return {"visual."}; }
+  ModelPart part_of(const std::string& name) const override {
+    if (name.starts_with("visual.merger.") || name == "visual.merger") return ModelPart::projector;
+    return name.starts_with("visual") ? ModelPart::vision : ModelPart::language;
+  }
+
+  // Published checkpoints say "visual." and "model.", as this class does; transformers 5 renames both.
+  std::string registered_name(const std::string& name) const override {
+    for (const auto& [written, registered] : kPrefixes)
+      if (name.starts_with(written)) return std::string(registered) + name.substr(written.size());
+    return name;
+  }
+  std::string transformers_name(const std::string& name) const override {
+    for (const auto& [written, registered] : kPrefixes)
+      if (name.starts_with(registered)) return std::string(written) + name.substr(registered.size());
+    return name;
+  }
 
  private:
   Json json_;
@@ -610,15 +640,6 @@ WindowOrder window_order(const std::vector<ImageGrid>& grids, const Qwen2_5VlVis
 
 std::shared_ptr<VisionLanguageModel> make_qwen2_5_vl(const Json& config) {
   return std::make_shared<Qwen2_5Vl>(nested_layout(config));
-}
-
-std::string qwen2_5_vl_parameter_name(const std::string& name) {
-  static constexpr std::pair<std::string_view, std::string_view> kPrefixes[] = {{"model.visual.", "visual."},
-                                                                                {"model.language_model.", "model."}};
-  for (const auto& [written, registered] : kPrefixes) {
-    if (name.starts_with(written)) return std::string(registered) + name.substr(written.size());
-  }
-  return name;
 }
 
 }  // namespace thinkvg::models

@@ -19,11 +19,10 @@ namespace {
 struct Family {
   const char* model_type;  // as config.json says it
   std::shared_ptr<VisionLanguageModel> (*make)(const Json& config);
-  std::string (*parameter_name)(const std::string& name_in_checkpoint);
 };
 
 constexpr Family kFamilies[] = {
-    {"qwen2_5_vl", make_qwen2_5_vl, qwen2_5_vl_parameter_name},
+    {"qwen2_5_vl", make_qwen2_5_vl},
 };
 
 const Family& family_of(const Json& config) {
@@ -153,6 +152,8 @@ std::string dtype_text(at::ScalarType type) {
 
 }  // namespace
 
+at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const { return at::linear(hidden, output_weight()); }
+
 std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
   const Json config = read_config(folder);
   return blaming(folder, [&] {
@@ -160,7 +161,7 @@ std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
     const std::shared_ptr<VisionLanguageModel> model = family.make(config);
     std::map<std::string, at::Tensor> weights;
     for (auto& [name, tensor] : read_weights(folder)) {
-      const std::string registered = family.parameter_name(name);
+      const std::string registered = model->registered_name(name);
       if (!weights.emplace(registered, tensor).second) {
         throw_failure("{}: two tensors of the checkpoint mean '{}'", folder.string(), registered);
       }
@@ -187,7 +188,7 @@ std::shared_ptr<VisionLanguageModel> create(const Json& config, std::uint64_t se
   return model;
 }
 
-void save(const VisionLanguageModel& model, const std::filesystem::path& folder) {
+FolderContent model_content(const VisionLanguageModel& model) {
   NamedTensors tensors;
   for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
   Json config = model.config();
@@ -196,9 +197,15 @@ void save(const VisionLanguageModel& model, const std::filesystem::path& folder)
   const SpecialTokens& tokens = model.special_tokens();
   Json generation = {{"eos_token_id", tokens.end}};
   if (tokens.pad >= 0) generation["pad_token_id"] = tokens.pad;
-  write_safetensors(tensors, folder / "model.safetensors");
-  write_file_atomically(folder / "config.json", config.dump(2) + "\n");
-  write_file_atomically(folder / "generation_config.json", generation.dump(2) + "\n");
+  FolderContent content;
+  content.tensors["model.safetensors"] = std::move(tensors);
+  content.texts["config.json"] = config.dump(2) + "\n";
+  content.texts["generation_config.json"] = generation.dump(2) + "\n";
+  return content;
+}
+
+void save(const VisionLanguageModel& model, const std::filesystem::path& folder) {
+  write_content(model_content(model), folder);
 }
 
 }  // namespace thinkvg::models

@@ -14,6 +14,7 @@
 #include <memory>
 
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/files.h"
 #include "thinkvg/core/json.h"
 
 namespace thinkvg::models {
@@ -253,6 +254,28 @@ void write_safetensors(const NamedTensors& tensors, const std::filesystem::path&
     std::filesystem::remove(temporary, ignored);
     throw;
   }
+}
+
+void write_content(const FolderContent& content, const std::filesystem::path& folder) {
+  for (const auto& [name, tensors] : content.tensors) {
+    std::filesystem::create_directories((folder / name).parent_path());
+    write_safetensors(tensors, folder / name);
+  }
+  for (const auto& [name, text] : content.texts) {
+    std::filesystem::create_directories((folder / name).parent_path());
+    write_file_atomically(folder / name, text);
+  }
+}
+
+FolderContent copy_content(const FolderContent& content) {
+  FolderContent copy{{}, content.texts};
+  for (const auto& [file, tensors] : content.tensors) {
+    NamedTensors& copies = copy.tensors[file];
+    for (const auto& [name, tensor] : tensors)
+      copies.emplace_back(name, at::empty(tensor.sizes(), tensor.options().device(at::kCPU).requires_grad(false))
+                                    .copy_(tensor.detach()));
+  }
+  return copy;
 }
 
 }  // namespace thinkvg::models

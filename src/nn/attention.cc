@@ -73,6 +73,10 @@ at::Tensor attend_plan(const at::Tensor& query, const at::Tensor& key, const at:
 
 }  // namespace
 
+std::shared_ptr<AttentionContext> AttentionContext::repeatable() const {
+  throw_invalid("attention: this pass cannot be repeated; compute without gradients, or without checkpointing");
+}
+
 std::int64_t SequenceLayout::num_tokens() const {
   return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
 }
@@ -141,7 +145,13 @@ at::Tensor plain_attention(const at::Tensor& query, const at::Tensor& key, const
 PackedAttention::PackedAttention(SequenceLayout layout)
     : plan_(std::make_shared<const AttentionPlan>(std::move(layout), true)) {}
 
+PackedAttention::PackedAttention(std::shared_ptr<const AttentionPlan> plan) : plan_(std::move(plan)) {}
+
 PackedAttention::~PackedAttention() = default;
+
+std::shared_ptr<AttentionContext> PackedAttention::repeatable() const {
+  return std::shared_ptr<PackedAttention>(new PackedAttention(plan_));
+}
 
 at::Tensor PackedAttention::attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                                    const at::Tensor& value) {

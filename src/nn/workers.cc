@@ -1,8 +1,9 @@
 #include "thinkvg/nn/workers.h"
 
 #include <ATen/Parallel.h>
-#include <c10/core/GradMode.h>
+#include <ATen/ThreadLocalState.h>
 
+#include <algorithm>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -12,13 +13,11 @@ namespace thinkvg::nn {
 
 std::int64_t num_workers() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
-void run_on_workers(std::int64_t count, const std::function<void(std::int64_t worker)>& body) {
-  if (count <= 1) {
-    body(0);
-    return;
-  }
+namespace {
+
+void run_on_threads(std::int64_t count, const std::function<void(std::int64_t worker)>& body) {
   const int threads = at::get_num_threads();
-  const bool grad_mode = c10::GradMode::is_enabled();
+  const at::ThreadLocalState state;
   std::exception_ptr failure;
   std::mutex failure_mutex;
   {
@@ -27,7 +26,7 @@ void run_on_workers(std::int64_t count, const std::function<void(std::int64_t wo
       workers.emplace_back([&, worker] {
         try {
           at::set_num_threads(1);
-          const at::AutoGradMode mode(grad_mode);
+          const at::ThreadLocalStateGuard guard(state);
           body(worker);
         } catch (...) {
           const std::lock_guard lock(failure_mutex);
@@ -37,6 +36,22 @@ void run_on_workers(std::int64_t count, const std::function<void(std::int64_t wo
   }
   at::set_num_threads(threads);  // what threads that start later take over
   if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace
+
+void run_on_workers(std::int64_t count, const std::function<void(std::int64_t worker)>& body) {
+  if (count <= 1)
+    body(0);
+  else
+    run_on_threads(count, body);
+}
+
+void run_each_alone(std::int64_t count, const std::function<void(std::int64_t i)>& body) {
+  const std::int64_t workers = std::min(num_workers(), count);
+  run_on_threads(workers, [&](std::int64_t worker) {
+    for (std::int64_t i = worker; i < count; i += workers) body(i);
+  });
 }
 
 }  // namespace thinkvg::nn

@@ -9,13 +9,17 @@
 #include <numeric>
 
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/interrupt.h"
 #include "thinkvg/core/log.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
+#include "thinkvg/generation/question.h"
+#include "thinkvg/nn/head_stats.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/rl/policy_loss.h"
 #include "thinkvg/train/example.h"
+#include "thinkvg/train/profile.h"
 #include "thinkvg/train/run_folder.h"
 
 namespace thinkvg::rl {
@@ -142,11 +146,11 @@ UpdateBatch make_update_batch(generation::QuestionBuilder& builder, const std::v
   return batch;
 }
 
-train::TargetLogProbs completion_log_probs(models::VisionLanguageModel& model, const UpdateBatch& batch,
-                                           const train::TargetOptions& options) {
+nn::TokenStats completion_stats(models::VisionLanguageModel& model, const UpdateBatch& batch,
+                                const nn::HeadOptions& options) {
   nn::PackedAttention attention(batch.pack.layout);
   const at::Tensor hidden = models::run_pack(model, batch.pack, attention).index_select(0, batch.rows);
-  return train::target_log_probs(model, hidden, batch.targets, options);
+  return nn::head_token_stats(hidden, model.output_weight(), batch.targets, options);
 }
 
 // Means over one step, weighted by tokens.
@@ -169,7 +173,17 @@ class GrpoTrainer {
         dataset_(train::open_training_data(options.data)),
         rewards_(parse_rewards(options.rewards, options.reward)),
         scaling_(parse_advantage_scaling(options.scale_rewards)),
-        run_(options.out, options.resume) {
+        run_(options.out, options.resume, options.run),
+        checkpoint_(options.resume ? run_.latest_checkpoint() : std::filesystem::path()),
+        trained_(checkpoint_.empty() ? train::TrainedModel(options.model, options.tuning, options.seed)
+                                     : train::TrainedModel(options.model, options.tuning, checkpoint_)),
+        optimizer_(trained_.groups(options.optimizer), options.optimizer),
+        builder_(trained_.bundle(), {options.prompt,
+                                     options.images,
+                                     trained_.fixed_features(),
+                                     {options.run.picture_cache_mb << 20, at::get_num_threads()}}),
+        profile_(options.run.profile_steps, run_.path() / "profile.json"),
+        device_(trained_.model().output_weight().device()) {
     loss_options_.type = parse_loss_type(options.loss_type);
     loss_options_.ratio_level = parse_ratio_level(options.importance_sampling_level);
     loss_options_.epsilon_low = options.epsilon_low;
@@ -180,30 +194,25 @@ class GrpoTrainer {
     loss_options_.beta = options.beta;
     loss_options_.max_completion_length = options.sampling.max_new_tokens;
 
-    const std::filesystem::path start = models::resolve_model_folder(options.model);
-    const std::filesystem::path checkpoint = options.resume ? run_.latest_checkpoint() : std::filesystem::path();
-    bundle_ = models::load_bundle(checkpoint.empty() ? start : checkpoint);
-    parameters_ = train::trainable_parameters(*bundle_.model, options.freeze_vision);
-    optimizer_ = std::make_unique<train::AdamW>(parameters_, options.optimizer);
-    if (options.beta != 0) {
-      reference_ = models::load(start);
+    // With adapters the model below them is the reference.
+    if (options.beta != 0 && !trained_.adapters()) {
+      reference_ = models::load_bundle(models::resolve_model_folder(options.model)).model;
+      reference_->to(trained_.model().output_weight().scalar_type());
       for (const at::Tensor& parameter : reference_->parameters()) parameter.set_requires_grad(false);
     }
-    if (!checkpoint.empty()) {
-      step_ = run_.load_checkpoint(checkpoint, *optimizer_).step;
-      spdlog::info("resuming from {}", checkpoint.string());
-    } else {
+    if (checkpoint_.empty()) {
       run_.write_config(settings_to_json(options));
       run_.write_manifest(make_manifest("grpo", options.seed, {{"data", options.data.path}}));
+    } else {
+      const train::RunFolder::TrainerState state = train::RunFolder::load_checkpoint(checkpoint_, optimizer_);
+      step_ = state.step;
+      num_nonfinite_ = state.extra.value("num_nonfinite", std::int64_t{0});
+      spdlog::info("resuming from {}", checkpoint_.string());
     }
-    builder_ = std::make_unique<generation::QuestionBuilder>(
-        bundle_, generation::QuestionBuilder::Options{options.prompt,
-                                                      options.images,
-                                                      options.freeze_vision,
-                                                      {options.run.picture_cache_mb << 20, at::get_num_threads()}});
-    device_ = bundle_.model->parameters().front().device();
-    const std::vector<std::int64_t> banned = models::banned_ids(bundle_.model->special_tokens());
-    if (!banned.empty()) banned_ = at::tensor(banned, at::kLong).to(device_);
+    run_.open_logs(step_);
+    const std::vector<std::int64_t> banned = models::banned_ids(trained_.model().special_tokens());
+    if (!banned.empty()) head_.banned = at::tensor(banned, at::kLong).to(device_);
+    head_.temperature = options.sampling.temperature;
   }
 
   void run() {
@@ -213,13 +222,24 @@ class GrpoTrainer {
     Progress progress("grpo", steps, step_);
     const auto start = Clock::now();
     while (step_ < steps) {
+      profile_.begin_step();
       const Json metrics = step();
+      profile_.end_step();
       if (step_ % options_.run.log_every == 0 || step_ == steps) run_.log(metrics);
       progress.update(step_, fmt::format("reward {:.3f}, {} tokens/s", metrics.at("reward").get<double>(),
                                          format_count(metrics.at("tokens_per_second").get<std::int64_t>())));
-      if (step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0))
-        run_.save_checkpoint(bundle_, *optimizer_, {step_, Json::object()}, options_.run.keep_last);
+      const bool stop = interrupt_requested();
+      if (stop || step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0))
+        run_.save_checkpoint(trained_.content(), optimizer_, {step_, {{"num_nonfinite", num_nonfinite_}}});
+      if (stop && step_ < steps) {
+        run_.finish();
+        progress.finish();
+        spdlog::warn("grpo: asked to stop; step {} of {} is saved, go on with --resume", format_count(step_),
+                     format_count(steps));
+        return;
+      }
     }
+    run_.finish();
     progress.finish();
     spdlog::info("grpo: {} steps in {}, written to {}", format_count(steps), format_duration(seconds_since(start)),
                  options_.out);
@@ -232,7 +252,7 @@ class GrpoTrainer {
     std::vector<std::int64_t> indices = train::batch_indices(dataset_->size(), options_.prompts_per_step, step_,
                                                              static_cast<std::uint64_t>(options_.seed));
     for (const std::int64_t index : indices) samples.push_back(dataset_->get(index));
-    const std::vector<generation::Question> questions = builder_->build(samples);
+    const std::vector<generation::Question> questions = builder_.build(samples);
 
     const auto rollout_start = Clock::now();
     const std::vector<std::vector<Completion>> completions = roll_out(questions, indices);
@@ -286,7 +306,7 @@ class GrpoTrainer {
     std::vector<at::Tensor> features;
     {
       const at::NoGradGuard no_grad;
-      features = builder_->features(pointers);
+      features = builder_.features(pointers);
     }
     std::vector<generation::GenerationRequest> requests;
     for (std::size_t i = 0; i < questions.size(); ++i)
@@ -296,14 +316,14 @@ class GrpoTrainer {
                           options_.group_size,
                           {hash_key("rollout"), static_cast<std::uint64_t>(options_.seed),
                            static_cast<std::uint64_t>(step_), static_cast<std::uint64_t>(indices[i])}});
-    generation::RolloutEngine engine(*bundle_.model, options_.engine);
+    generation::RolloutEngine engine(trained_.model(), options_.engine);
     return engine.generate(requests, options_.sampling);
   }
 
   ScoredCompletion score(const generation::Question& question, const Completion& completion) const {
     ScoredCompletion scored;
     scored.completion = &completion;
-    scored.text = bundle_.tokenizer->decode(completion.ids);
+    scored.text = trained_.bundle().tokenizer->decode(completion.ids);
     const grounding::ParsedResponse parsed = grounding::parse_response(scored.text, question.frame, true);
     const grounding::ImageGeometry geometry = question.geometry();
     const bool truncated = completion.finish == FinishReason::length;
@@ -353,24 +373,21 @@ class GrpoTrainer {
     double tokens_seen = 0;
     for (std::int64_t pass = 0; pass < options_.updates_per_rollout; ++pass) {
       std::vector<UpdateMetrics> parts(splits.size());
-      train::accumulate_gradients(parameters_, static_cast<std::int64_t>(splits.size()), [&](std::int64_t i) {
+      const auto loss_of = [&](std::int64_t i) {
         const auto m = static_cast<std::size_t>(i);
         UpdateMetrics& part = parts[m];
         const std::vector<Group*> some(in_loss.begin() + static_cast<std::ptrdiff_t>(splits[m].first),
                                        in_loss.begin() + static_cast<std::ptrdiff_t>(splits[m].second));
-        const UpdateBatch batch = make_update_batch(*builder_, some, device_);
+        const UpdateBatch batch = make_update_batch(builder_, some, device_);
         PolicyLossInput input;
-        if (reference_) {
+        if (options_.beta != 0) {
           const auto reference_start = Clock::now();
-          const at::NoGradGuard no_grad;
-          input.ref_log_probs =
-              completion_log_probs(*reference_, batch, {options_.sampling.temperature, banned_}).log_probs;
+          input.ref_log_probs = reference_log_probs(batch);
           part.log_prob_seconds = seconds_since(reference_start);
         }
-        const train::TargetLogProbs policy =
-            completion_log_probs(*bundle_.model, batch, {options_.sampling.temperature, banned_});
-        if (pass == 0) old_log_probs[m] = policy.log_probs.detach();
-        input.log_probs = policy.log_probs;
+        const nn::TokenStats policy = completion_stats(trained_.model(), batch, head_);
+        if (pass == 0) old_log_probs[m] = policy.logprob.detach();
+        input.log_probs = policy.logprob;
         input.old_log_probs = old_log_probs[m];
         input.advantages = batch.advantages;
         input.sequence = batch.sequence;
@@ -384,14 +401,16 @@ class GrpoTrainer {
         part.clip_low = loss.clipped_low;
         part.clip_high = loss.clipped_high;
         if (pass == 0) {
-          part.entropy = policy.entropy.sum().item<double>();
+          part.entropy = policy.entropy.detach().sum().item<double>();
           const at::Tensor gap = (old_log_probs[m] - batch.rollout_log_probs).exp().sub(1).abs();
           part.gap_sum = gap.sum().item<double>();
           part.gap_max = gap.max().item<double>();
           part.num_tokens = static_cast<double>(batch.targets.size(0));
         }
         return loss.loss;
-      });
+      };
+      const std::vector<at::Tensor> gradients = train::accumulate_gradients(
+          optimizer_.parameters(), static_cast<std::int64_t>(splits.size()), loss_of);
       for (const UpdateMetrics& part : parts) {
         metrics.loss += part.loss;
         metrics.kl += part.kl;
@@ -403,10 +422,11 @@ class GrpoTrainer {
         metrics.log_prob_seconds += part.log_prob_seconds / static_cast<double>(nn::num_workers());
         tokens_seen += part.num_tokens;
       }
-      metrics.grad_norm = optimizer_->step(lr);
+      metrics.grad_norm = optimizer_.step(gradients, lr);
       if (!std::isfinite(metrics.grad_norm)) {
         spdlog::warn("step {}: the gradient is not finite; the update was skipped", step_ + 1);
-        if (++num_skipped_ >= 10) throw_failure("10 updates had a gradient that was not finite; lower optimizer.lr");
+        if (++num_nonfinite_ >= options_.run.max_nonfinite_steps)
+          throw_failure("{} updates had a gradient that was not finite; lower optimizer.lr", num_nonfinite_);
       }
     }
     const double passes = static_cast<double>(options_.updates_per_rollout) * tokens_seen;
@@ -416,6 +436,13 @@ class GrpoTrainer {
     metrics.entropy /= tokens_seen;
     metrics.gap_sum /= tokens_seen;
     return metrics;
+  }
+
+  at::Tensor reference_log_probs(const UpdateBatch& batch) {
+    const at::NoGradGuard no_grad;
+    if (reference_) return completion_stats(*reference_, batch, head_).logprob;
+    const nn::AdaptersOff off;
+    return completion_stats(trained_.model(), batch, head_).logprob;
   }
 
   Json reward_metrics(const std::vector<Group>& groups, const Advantages& advantages) const {
@@ -483,16 +510,17 @@ class GrpoTrainer {
   std::vector<WeightedReward> rewards_;
   AdvantageScaling scaling_;
   train::RunFolder run_;
+  std::filesystem::path checkpoint_;
+  train::TrainedModel trained_;
+  train::AdamW optimizer_;
+  generation::QuestionBuilder builder_;
+  train::StepProfile profile_;
+  at::Device device_;
   PolicyLossOptions loss_options_;
-  models::ModelBundle bundle_;
-  models::NamedTensors parameters_;
-  std::unique_ptr<train::AdamW> optimizer_;
+  nn::HeadOptions head_;
   std::shared_ptr<models::VisionLanguageModel> reference_;
-  std::unique_ptr<generation::QuestionBuilder> builder_;
-  at::Device device_ = at::kCPU;
-  at::Tensor banned_;
   std::int64_t step_ = 0;
-  int num_skipped_ = 0;
+  std::int64_t num_nonfinite_ = 0;
 };
 
 }  // namespace
@@ -504,6 +532,7 @@ void run_grpo(const GrpoOptions& options) {
   if (options.updates_per_rollout < 1) throw_invalid("updates_per_rollout must be at least 1");
   if (options.run.steps < 1) throw_invalid("nothing to do: give run.steps");
   options.sampling.check();
+  options.run.check();
   if (options.sampling.temperature == 0)
     throw_invalid("sampling.temperature must be above 0: equal completions have no advantage");
   if (options.run.num_threads > 0) at::set_num_threads(static_cast<int>(options.run.num_threads));

@@ -7,7 +7,6 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/grounding/response.h"
-#include "thinkvg/nn/token_stats.h"
 #include "thinkvg/nn/workers.h"
 
 namespace thinkvg::train {
@@ -45,66 +44,41 @@ std::string target_text(const data::Sample& sample, const grounding::ImageGeomet
   return text + grounding::format_response(sample.answer, regions);
 }
 
-TargetLogProbs target_log_probs(models::VisionLanguageModel& model, const at::Tensor& hidden, const at::Tensor& targets,
-                                const TargetOptions& options) {
-  std::vector<at::Tensor> log_probs, entropies;
-  for (std::int64_t begin = 0; begin < hidden.size(0); begin += options.chunk_rows) {
-    const std::int64_t rows = std::min(options.chunk_rows, hidden.size(0) - begin);
-    at::Tensor logits = model.logits(hidden.narrow(0, begin, rows));
-    if (options.banned.defined())
-      logits = logits.index_fill(1, options.banned, -std::numeric_limits<float>::infinity());
-    const nn::TokenStats stats = nn::token_stats(logits, targets.narrow(0, begin, rows), options.temperature);
-    log_probs.push_back(stats.logprob);
-    entropies.push_back(stats.entropy.detach());
-  }
-  return {at::cat(log_probs, 0), at::cat(entropies, 0)};
-}
-
-models::NamedTensors trainable_parameters(models::VisionLanguageModel& model, bool freeze_vision) {
-  models::NamedTensors trained;
-  const std::vector<std::string> prefixes = model.vision_prefixes();
-  for (const auto& item : model.named_parameters()) {
-    bool frozen = false;
-    if (freeze_vision)
-      for (const std::string& prefix : prefixes) frozen |= item.key().starts_with(prefix);
-    item.value().set_requires_grad(!frozen);
-    if (!frozen) trained.emplace_back(item.key(), item.value());
-  }
-  return trained;
-}
-
-void accumulate_gradients(const models::NamedTensors& parameters, std::int64_t count,
-                          const std::function<at::Tensor(std::int64_t)>& loss) {
+std::vector<at::Tensor> accumulate_gradients(const models::NamedTensors& parameters, std::int64_t count,
+                                             const std::function<at::Tensor(std::int64_t)>& loss) {
   std::vector<at::Tensor> inputs;
   for (const auto& [name, parameter] : parameters) inputs.push_back(parameter);
   const bool on_cpu = inputs.front().device().is_cpu();
   const std::int64_t workers = on_cpu ? std::min(nn::num_workers(), count) : 1;
-  std::vector<std::vector<at::Tensor>> sums(static_cast<std::size_t>(workers));
+  std::vector<std::vector<at::Tensor>> sums(static_cast<std::size_t>(workers),
+                                            std::vector<at::Tensor>(parameters.size()));
   nn::run_on_workers(workers, [&](std::int64_t worker) {
     std::vector<at::Tensor>& sum = sums[static_cast<std::size_t>(worker)];
     for (std::int64_t i = worker; i < count; i += workers) {
-      const std::vector<at::Tensor> grads =
+      std::vector<at::Tensor> grads =
           torch::autograd::grad({loss(i)}, inputs, {}, std::nullopt, false, /*allow_unused=*/true);
-      if (sum.empty()) sum.resize(grads.size());
       for (std::size_t p = 0; p < grads.size(); ++p) {
         if (!grads[p].defined()) continue;
         if (sum[p].defined())
           sum[p].add_(grads[p]);
         else
-          sum[p] = grads[p].clone();
+          sum[p] = grads[p].to(at::kFloat, false, /*copy=*/true);
+        grads[p] = at::Tensor();
       }
     }
   });
-  for (const std::vector<at::Tensor>& sum : sums) {
-    for (std::size_t p = 0; p < sum.size(); ++p) {
-      if (!sum[p].defined()) continue;
-      at::Tensor& grad = inputs[p].mutable_grad();
-      if (grad.defined())
-        grad.add_(sum[p]);
+  std::vector<at::Tensor> total = std::move(sums.front());
+  for (std::size_t worker = 1; worker < sums.size(); ++worker) {
+    for (std::size_t p = 0; p < total.size(); ++p) {
+      const at::Tensor& part = sums[worker][p];
+      if (!part.defined()) continue;
+      if (total[p].defined())
+        total[p].add_(part);
       else
-        grad = sum[p];
+        total[p] = part;
     }
   }
+  return total;
 }
 
 std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector<std::int64_t>& sizes,

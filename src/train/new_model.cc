@@ -1,6 +1,7 @@
 #include "thinkvg/train/new_model.h"
 
 #include <ATen/Parallel.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 #include <sstream>
@@ -10,7 +11,10 @@
 #include "thinkvg/core/log.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
+#include "thinkvg/data/images.h"
 #include "thinkvg/grounding/response.h"
+#include "thinkvg/models/bundle.h"
+#include "thinkvg/models/image_encoder.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/run_folder.h"
 
@@ -207,7 +211,8 @@ void run_warmup(const WarmupOptions& options) {
   if (options.steps < 1 || options.batch_size < 1) throw_invalid("steps and batch_size must be at least 1");
   const Annotations annotations = read_annotations(options.annotations, options.images);
   const auto num_classes = static_cast<std::int64_t>(annotations.classes.size());
-  RunFolder run(options.out, false);
+  RunFolder run(options.out, false, {});
+  run.open_logs(0);
   const models::ModelBundle bundle = models::load_bundle(models::resolve_model_folder(options.model));
   models::VisionLanguageModel& model = *bundle.model;
   run.write_config(settings_to_json(options));
@@ -215,8 +220,7 @@ void run_warmup(const WarmupOptions& options) {
 
   models::NamedTensors parameters;
   for (const auto& item : model.named_parameters())
-    for (const std::string& prefix : model.vision_prefixes())
-      if (item.key().starts_with(prefix)) parameters.emplace_back(item.key(), item.value());
+    if (model.part_of(item.key()) != models::ModelPart::language) parameters.emplace_back(item.key(), item.value());
   at::Tensor weight = at::zeros({num_classes, model.hidden_size()}).set_requires_grad(true);
   at::Tensor bias = at::full({num_classes}, -3.0).set_requires_grad(true);
   parameters.emplace_back("head.weight", weight);
@@ -225,7 +229,7 @@ void run_warmup(const WarmupOptions& options) {
   optimizer_options.lr = options.lr;
   optimizer_options.warmup_ratio = 0.05;
   optimizer_options.min_lr_ratio = 0.02;
-  AdamW optimizer(parameters, optimizer_options);
+  AdamW optimizer(std::vector<ParameterGroup>{{parameters}}, optimizer_options);
   models::PictureCache pictures(bundle.processor, {std::int64_t{4} << 30, at::get_num_threads()});
   spdlog::info(
       "warmup: {} pictures, {} classes, {} steps of {}; the tower learns from region labels, which stands in "
@@ -233,6 +237,8 @@ void run_warmup(const WarmupOptions& options) {
       format_count(static_cast<std::int64_t>(annotations.pictures.size())), num_classes, format_count(options.steps),
       options.batch_size);
 
+  std::vector<at::Tensor> tensors;
+  for (const auto& [name, tensor] : parameters) tensors.push_back(tensor);
   Progress progress("warmup", options.steps);
   for (std::int64_t step = 0; step < options.steps; ++step) {
     std::vector<fs::path> files;
@@ -253,15 +259,15 @@ void run_warmup(const WarmupOptions& options) {
     patches.values = at::cat(values, 0);
     const at::Tensor scores = at::linear(model.encode_images(patches), weight, bias);
     const at::Tensor loss = at::binary_cross_entropy_with_logits(scores, at::cat(targets, 0));
-    loss.backward();
+    const std::vector<at::Tensor> gradients = torch::autograd::grad({loss}, tensors);
     const double lr = learning_rate(optimizer_options, step, options.steps);
-    const double grad_norm = optimizer.step(lr);
+    const double grad_norm = optimizer.step(gradients, lr);
     const double value = loss.item<double>();
     run.log({{"step", step + 1}, {"loss", value}, {"lr", lr}, {"grad_norm", grad_norm}});
     progress.update(step + 1, fmt::format("loss {:.4f}", value));
   }
   progress.finish();
-  run.save_checkpoint(bundle, optimizer, {options.steps, Json::object()}, 1);
+  run.save_checkpoint(models::bundle_content(bundle), optimizer, {options.steps, Json::object()});
 }
 
 }  // namespace thinkvg::train

@@ -13,7 +13,25 @@ void OptimizerOptions::check() const {
     throw_invalid("optimizer.schedule must be constant, linear or cosine, but is '{}'", schedule);
   if (!(warmup_ratio >= 0 && warmup_ratio <= 1))
     throw_invalid("optimizer.warmup_ratio must be in [0, 1], but is {}", warmup_ratio);
+  if (!(vision_lr >= 0) || !(projector_lr >= 0))
+    throw_invalid("optimizer.vision_lr and projector_lr must be 0 (as lr) or more, but are {} and {}", vision_lr,
+                  projector_lr);
   if (!(grad_clip >= 0)) throw_invalid("optimizer.grad_clip must be 0 (off) or more, but is {}", grad_clip);
+}
+
+void RunOptions::check() const {
+  const auto at_least = [](const char* name, std::int64_t value, std::int64_t bound) {
+    if (value < bound) throw_invalid("run.{} must be {} or more, but is {}", name, bound, value);
+  };
+  at_least("steps", steps, 0);
+  at_least("micro_batch_tokens", micro_batch_tokens, 1);
+  at_least("save_every", save_every, 0);
+  at_least("keep_last", keep_last, 1);
+  at_least("log_every", log_every, 1);
+  at_least("num_threads", num_threads, 0);
+  at_least("picture_cache_mb", picture_cache_mb, 0);
+  at_least("max_nonfinite_steps", max_nonfinite_steps, 1);
+  at_least("profile_steps", profile_steps, 0);
 }
 
 double learning_rate(const OptimizerOptions& options, std::int64_t step, std::int64_t num_steps) {
@@ -27,86 +45,79 @@ double learning_rate(const OptimizerOptions& options, std::int64_t step, std::in
   return options.lr * (options.min_lr_ratio + (1.0 - options.min_lr_ratio) * shape);
 }
 
-AdamW::AdamW(const models::NamedTensors& parameters, const OptimizerOptions& options) : options_(options) {
+AdamW::AdamW(const std::vector<ParameterGroup>& groups, const OptimizerOptions& options) : options_(options) {
   options.check();
-  groups_.resize(2);
-  groups_[0].weight_decay = options.weight_decay;
-  for (const auto& [name, parameter] : parameters) {
-    Group& group = groups_[parameter.dim() >= 2 ? 0 : 1];
-    group.names.push_back(name);
-    group.parameters.push_back(parameter);
-    group.first.push_back(at::zeros_like(parameter));
-    group.second.push_back(at::zeros_like(parameter));
-    group.steps.push_back(at::zeros({}, parameter.options().dtype(at::kFloat)));
+  for (const ParameterGroup& group : groups) {
+    Bucket decayed{{}, group.lr_scale, group.weight_decay}, plain{{}, group.lr_scale, 0.0};
+    for (const auto& parameter : group.parameters) {
+      const at::Tensor& tensor = parameter.second;
+      (tensor.dim() >= 2 ? decayed : plain).places.push_back(parameters_.size());
+      const at::Tensor master =
+          tensor.scalar_type() == at::kFloat ? tensor.detach() : tensor.detach().to(at::kFloat);
+      slots_.push_back({master, at::zeros_like(master), at::zeros_like(master), at::zeros({}, master.options())});
+      parameters_.push_back(parameter);
+    }
+    for (Bucket& bucket : {std::ref(decayed), std::ref(plain)})
+      if (!bucket.places.empty()) buckets_.push_back(std::move(bucket));
   }
 }
 
-double AdamW::step(double lr) {
+double AdamW::step(const std::vector<at::Tensor>& gradients, double lr) {
+  if (gradients.size() != parameters_.size())
+    throw_invalid("AdamW: {} gradients for {} parameters", gradients.size(), parameters_.size());
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> all;
-  for (const Group& group : groups_)
-    for (const at::Tensor& parameter : group.parameters)
-      if (parameter.grad().defined()) all.push_back(parameter.grad());
+  std::vector<at::Tensor> full(gradients.size()), all;  // fp32
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    if (!gradients[i].defined()) continue;
+    full[i] = gradients[i].to(at::kFloat);
+    all.push_back(full[i]);
+  }
   if (all.empty()) return 0;
   const double norm = at::stack(at::_foreach_norm(all)).norm().item<double>();
-  if (!std::isfinite(norm)) {
-    zero_grad();
-    return norm;
-  }
+  if (!std::isfinite(norm)) return norm;
   if (options_.grad_clip > 0 && norm > options_.grad_clip) at::_foreach_mul_(all, options_.grad_clip / (norm + 1e-6));
-  for (Group& group : groups_) {
-    std::vector<at::Tensor> parameters, grads, first, second, steps;
-    for (std::size_t i = 0; i < group.parameters.size(); ++i) {
-      const at::Tensor grad = group.parameters[i].grad();
-      if (!grad.defined()) continue;
-      parameters.push_back(group.parameters[i].detach());
-      grads.push_back(grad);
-      first.push_back(group.first[i]);
-      second.push_back(group.second[i]);
-      steps.push_back(group.steps[i]);
+  for (const Bucket& bucket : buckets_) {
+    std::vector<at::Tensor> masters, grads, first, second, steps;
+    for (const std::size_t i : bucket.places) {
+      if (!full[i].defined()) continue;
+      masters.push_back(slots_[i].master);
+      grads.push_back(full[i]);
+      first.push_back(slots_[i].first);
+      second.push_back(slots_[i].second);
+      steps.push_back(slots_[i].steps);
     }
-    if (parameters.empty()) continue;
+    if (masters.empty()) continue;
     at::_foreach_add_(steps, 1);
-    at::_fused_adamw_(parameters, grads, first, second, {}, steps, lr, options_.beta1, options_.beta2,
-                      group.weight_decay, options_.eps, false, false);
+    at::_fused_adamw_(masters, grads, first, second, {}, steps, lr * bucket.lr_scale, options_.beta1, options_.beta2,
+                      bucket.weight_decay, options_.eps, false, false);
+    for (const std::size_t i : bucket.places)
+      if (full[i].defined() && parameters_[i].second.scalar_type() != at::kFloat)
+        parameters_[i].second.detach().copy_(slots_[i].master);
   }
-  zero_grad();
   return norm;
-}
-
-void AdamW::zero_grad() {
-  for (Group& group : groups_)
-    for (at::Tensor& parameter : group.parameters) parameter.mutable_grad() = at::Tensor();
 }
 
 models::NamedTensors AdamW::state() const {
   models::NamedTensors state;
-  for (const Group& group : groups_) {
-    for (std::size_t i = 0; i < group.names.size(); ++i) {
-      state.emplace_back(group.names[i] + ".first", group.first[i]);
-      state.emplace_back(group.names[i] + ".second", group.second[i]);
-      state.emplace_back(group.names[i] + ".step", group.steps[i]);
-    }
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const std::string& name = parameters_[i].first;
+    state.emplace_back(name + ".first", slots_[i].first);
+    state.emplace_back(name + ".second", slots_[i].second);
+    state.emplace_back(name + ".step", slots_[i].steps);
+    if (parameters_[i].second.scalar_type() != at::kFloat) state.emplace_back(name + ".master", slots_[i].master);
   }
   return state;
 }
 
 void AdamW::load_state(const std::map<std::string, at::Tensor>& state) {
   const at::NoGradGuard no_grad;
-  const auto take = [&](const std::string& name, at::Tensor& into) {
+  for (const auto& [name, into] : this->state()) {
     const auto found = state.find(name);
     if (found == state.end()) throw_failure("the optimizer state has no tensor '{}'", name);
     if (found->second.sizes() != into.sizes())
       throw_failure("the optimizer state's '{}' has {} numbers, but {} are expected", name, found->second.numel(),
                     into.numel());
-    into.copy_(found->second);
-  };
-  for (Group& group : groups_) {
-    for (std::size_t i = 0; i < group.names.size(); ++i) {
-      take(group.names[i] + ".first", group.first[i]);
-      take(group.names[i] + ".second", group.second[i]);
-      take(group.names[i] + ".step", group.steps[i]);
-    }
+    at::Tensor(into).copy_(found->second);
   }
 }
 

@@ -4,10 +4,16 @@
 #include <fstream>
 
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/log.h"
+#include "thinkvg/models/bundle.h"
 
 namespace thinkvg::train {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr const char* kChecksums = "trainer/checksums.json";
+constexpr const char* kOptimizer = "trainer/optimizer.safetensors";
+constexpr const char* kState = "trainer/state.json";
 
 // Drops the lines of a later step: what a run wrote after the checkpoint that it now goes on from.
 void cut_after_step(const fs::path& file, std::int64_t step) {
@@ -21,16 +27,42 @@ void cut_after_step(const fs::path& file, std::int64_t step) {
   write_file_atomically(file, kept);
 }
 
+// Relative paths of all files below a folder, sorted.
+std::vector<std::string> files_below(const fs::path& folder) {
+  std::vector<std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file()) files.push_back(entry.path().lexically_relative(folder).generic_string());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+void write_checkpoint(const fs::path& folder, std::int64_t step, const models::FolderContent& content,
+                      std::int64_t keep_last) {
+  write_folder_atomically(folder / "checkpoints" / fmt::format("step-{}", step), [&](const fs::path& temporary) {
+    models::write_content(content, temporary);
+    Json checksums = Json::object();
+    for (const std::string& file : files_below(temporary)) checksums[file] = sha256_file(temporary / file);
+    write_file_atomically(temporary / kChecksums, checksums.dump(2) + "\n");
+  });
+  const std::vector<fs::path> all = models::checkpoints_of(folder);
+  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max<std::int64_t>(1, keep_last)) < all.size(); ++i)
+    fs::remove_all(all[i]);
+}
+
 }  // namespace
 
-RunFolder::RunFolder(fs::path folder, bool resume) : folder_(std::move(folder)) {
+RunFolder::RunFolder(fs::path folder, bool resume, const RunOptions& options)
+    : folder_(std::move(folder)), options_(options) {
   if (!resume && fs::exists(folder_ / "metrics.jsonl"))
     throw_invalid("{} already holds a run; give another --out, remove it, or go on with --resume", folder_.string());
   std::error_code error;
   fs::create_directories(folder_ / "checkpoints", error);
   if (!error) fs::create_directories(folder_ / "samples", error);
   if (error) throw_failure("cannot make the run folder {}: {}", folder_.string(), error.message());
-  metrics_ = std::make_unique<AppendFile>(folder_ / "metrics.jsonl");
+}
+
+RunFolder::~RunFolder() {
+  if (saving_.valid()) saving_.wait();
 }
 
 void RunFolder::write_config(const Json& config) { write_file_atomically(folder_ / "config.yaml", to_yaml(config)); }
@@ -39,42 +71,77 @@ void RunFolder::write_manifest(const Json& manifest) {
   write_file_atomically(folder_ / "manifest.json", manifest.dump(2) + "\n");
 }
 
-void RunFolder::log(const Json& metrics) { metrics_->write_line(metrics.dump()); }
-
-void RunFolder::log_sample(const Json& sample) {
-  if (!samples_) samples_ = std::make_unique<AppendFile>(folder_ / "samples" / "completions.jsonl");
-  samples_->write_line(sample.dump(-1, ' ', false, Json::error_handler_t::replace));
+void RunFolder::open_logs(std::int64_t step) {
+  cut_after_step(folder_ / "metrics.jsonl", step);
+  for (const auto& entry : fs::directory_iterator(folder_ / "samples"))
+    if (entry.path().extension() == ".jsonl") cut_after_step(entry.path(), step);
+  metrics_ = std::make_unique<AppendFile>(folder_ / "metrics.jsonl");
+  if (options_.tensorboard) events_ = std::make_unique<EventFile>(folder_, step + 1);
 }
 
-void RunFolder::save_checkpoint(const models::ModelBundle& bundle, const AdamW& optimizer, const TrainerState& state,
-                                std::int64_t keep_last) {
-  write_folder_atomically(folder_ / "checkpoints" / fmt::format("step-{}", state.step), [&](const fs::path& temporary) {
-    models::save_bundle(bundle, temporary);
-    fs::create_directories(temporary / "trainer");
-    models::write_safetensors(optimizer.state(), temporary / "trainer" / "optimizer.safetensors");
-    const Json json = {{"step", state.step}, {"extra", state.extra}};
-    write_file_atomically(temporary / "trainer" / "state.json", json.dump(2) + "\n");
+void RunFolder::log(const Json& metrics) {
+  metrics_->write_line(metrics.dump());
+  if (!events_) return;
+  std::vector<std::pair<std::string, double>> scalars;
+  for (const auto& [name, value] : metrics.items())
+    if (value.is_number() && name != "step") scalars.emplace_back(name, value.get<double>());
+  events_->write(metrics.at("step").get<std::int64_t>(), scalars);
+}
+
+void RunFolder::log_sample(const Json& sample, const std::string& file) {
+  std::unique_ptr<AppendFile>& log = samples_[file];
+  if (!log) log = std::make_unique<AppendFile>(folder_ / "samples" / file);
+  log->write_line(sample.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+void RunFolder::save_checkpoint(const models::FolderContent& model, const AdamW& optimizer,
+                                const TrainerState& state) {
+  finish();
+  models::FolderContent content = model;
+  content.tensors[kOptimizer] = optimizer.state();
+  content.texts[kState] = Json{{"step", state.step}, {"extra", state.extra}}.dump(2) + "\n";
+  if (!options_.async_save) return write_checkpoint(folder_, state.step, content, options_.keep_last);
+  saving_ = std::async(std::launch::async, [folder = folder_, step = state.step, keep_last = options_.keep_last,
+                                            copy = models::copy_content(content)] {
+    write_checkpoint(folder, step, copy, keep_last);
   });
-  std::vector<fs::path> all = models::checkpoints_of(folder_);
-  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max<std::int64_t>(1, keep_last)) < all.size(); ++i)
-    fs::remove_all(all[i]);
+}
+
+void RunFolder::finish() {
+  if (saving_.valid()) saving_.get();
 }
 
 fs::path RunFolder::latest_checkpoint() const {
-  const std::vector<fs::path> all = models::checkpoints_of(folder_);
-  return all.empty() ? fs::path() : all.back();
+  std::vector<fs::path> all = models::checkpoints_of(folder_);
+  for (; !all.empty(); all.pop_back()) {
+    const std::string damage = checkpoint_damage(all.back());
+    if (damage.empty()) return all.back();
+    spdlog::warn("{} is damaged ({}); the checkpoint before it is used", all.back().string(), damage);
+  }
+  return {};
 }
 
 RunFolder::TrainerState RunFolder::load_checkpoint(const fs::path& checkpoint, AdamW& optimizer) {
-  const Json json = read_json_file(checkpoint / "trainer" / "state.json");
-  optimizer.load_state(models::read_safetensors(checkpoint / "trainer" / "optimizer.safetensors"));
-  TrainerState state{json.at("step").get<std::int64_t>(), json.at("extra")};
-  metrics_.reset();
-  samples_.reset();
-  cut_after_step(folder_ / "metrics.jsonl", state.step);
-  cut_after_step(folder_ / "samples" / "completions.jsonl", state.step);
-  metrics_ = std::make_unique<AppendFile>(folder_ / "metrics.jsonl");
-  return state;
+  const Json json = read_json_file(checkpoint / kState);
+  optimizer.load_state(models::read_safetensors(checkpoint / kOptimizer));
+  return {json.at("step").get<std::int64_t>(), json.at("extra")};
+}
+
+std::string checkpoint_damage(const fs::path& checkpoint) {
+  const fs::path file = checkpoint / kChecksums;
+  if (!fs::exists(file)) return std::string(kChecksums) + " is missing";
+  try {
+    const Json checksums = read_json_file(file);
+    for (const char* needed : {kOptimizer, kState})
+      if (!checksums.contains(needed)) return fmt::format("{} does not name {}", kChecksums, needed);
+    for (const auto& [name, expected] : checksums.items()) {
+      if (!fs::exists(checkpoint / name)) return name + " is missing";
+      if (sha256_file(checkpoint / name) != expected.get<std::string>()) return name + " has another content";
+    }
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return {};
 }
 
 }  // namespace thinkvg::train

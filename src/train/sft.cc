@@ -1,17 +1,25 @@
 #include "thinkvg/train/sft.h"
 
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <numeric>
 
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/interrupt.h"
 #include "thinkvg/core/log.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
+#include "thinkvg/core/random.h"
+#include "thinkvg/generation/question.h"
+#include "thinkvg/nn/head_stats.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/train/example.h"
+#include "thinkvg/train/profile.h"
 #include "thinkvg/train/run_folder.h"
 
 namespace thinkvg::train {
@@ -30,146 +38,279 @@ struct TrainingSequence {
   std::int64_t length() const { return static_cast<std::int64_t>(question->prompt.ids.size() + answer.size()); }
 };
 
-// Sum of the token losses of some sequences, with gradient.
-at::Tensor loss_sum(models::VisionLanguageModel& model, QuestionBuilder& builder,
-                    const std::vector<TrainingSequence>& sequences) {
-  std::vector<const Question*> questions;
-  for (const TrainingSequence& sequence : sequences) questions.push_back(sequence.question);
-  const std::vector<at::Tensor> features = builder.features(questions);
+// The sequences of one step.
+struct Batch {
+  std::vector<Question> questions;
+  std::vector<TrainingSequence> sequences;  // by length: neighbours of like length share a pass
+  std::int64_t num_targets = 0;
+  std::int64_t num_tokens = 0;
+  std::int64_t num_skipped = 0;
+};
 
-  models::PackBuilder packer;
-  std::vector<std::int64_t> rows, targets;
-  for (std::size_t i = 0; i < sequences.size(); ++i) {
-    const Question& question = *sequences[i].question;
-    const std::vector<std::int64_t>& answer = sequences[i].answer;
-    // The last answer token is only a target: nothing follows it.
-    std::vector<std::int64_t> ids = question.prompt.ids;
-    ids.insert(ids.end(), answer.begin(), answer.end() - 1);
-    const auto prompt_length = static_cast<std::int64_t>(question.prompt.ids.size());
-    const at::Tensor positions =
-        at::cat({question.positions.positions,
-                 models::text_positions(question.positions.next, static_cast<std::int64_t>(answer.size()) - 1)},
-                1);
-    const std::int64_t first = packer.add({ids, positions, question.prompt.image_rows, {features[i]}, -1});
-    for (std::size_t t = 0; t < answer.size(); ++t) {
-      rows.push_back(first + prompt_length - 1 + static_cast<std::int64_t>(t));
-      targets.push_back(answer[t]);
-    }
-  }
-  const at::Device device = model.parameters().front().device();
-  const models::Pack pack = packer.build(device);
-  nn::PackedAttention attention(pack.layout);
-  const at::Tensor hidden =
-      models::run_pack(model, pack, attention).index_select(0, at::tensor(rows, at::kLong).to(device));
-  return target_log_probs(model, hidden, at::tensor(targets, at::kLong).to(device), {}).log_probs.sum().neg();
+std::int64_t num_steps(const SftOptions& options, std::int64_t dataset_size) {
+  if (options.run.steps > 0) return options.run.steps;
+  const auto steps = static_cast<std::int64_t>(
+      std::ceil(options.epochs * static_cast<double>(dataset_size) / static_cast<double>(options.batch_size)));
+  if (steps < 1) throw_invalid("nothing to do: give run.steps or epochs");
+  return steps;
 }
+
+void check(const SftOptions& options) {
+  if (options.batch_size < 1) throw_invalid("batch_size must be at least 1, but is {}", options.batch_size);
+  if (options.max_length < 0) throw_invalid("max_length must be 0 (no limit) or more, but is {}", options.max_length);
+  if (options.overlong != "refuse" && options.overlong != "skip")
+    throw_invalid("overlong must be refuse or skip, but is '{}'", options.overlong);
+  if (!(options.neftune_noise_alpha >= 0))
+    throw_invalid("neftune_noise_alpha must be 0 (none) or more, but is {}", options.neftune_noise_alpha);
+  options.run.check();
+}
+
+// Uniform in +-alpha / sqrt(length * width) for each sequence of a pack (Jain et al. 2023).
+void add_neftune_noise(at::Tensor& embeddings, const std::vector<std::int64_t>& lengths, double alpha,
+                       std::uint64_t key) {
+  at::Generator generator = at::detail::createCPUGenerator(key);
+  at::Tensor noise = at::empty(embeddings.sizes(), at::kFloat).uniform_(-1, 1, generator);
+  std::int64_t begin = 0;
+  for (const std::int64_t length : lengths) {
+    noise.narrow(0, begin, length)
+        .mul_(alpha / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, length) * embeddings.size(1))));
+    begin += length;
+  }
+  embeddings = embeddings + noise.to(embeddings.options());
+}
+
+class SftTrainer {
+ public:
+  explicit SftTrainer(const SftOptions& options)
+      : options_(options),
+        dataset_(open_training_data(options.data)),
+        steps_(num_steps(options, dataset_->size())),
+        run_(options.out, options.resume, options.run),
+        checkpoint_(options.resume ? run_.latest_checkpoint() : std::filesystem::path()),
+        trained_(checkpoint_.empty() ? TrainedModel(options.model, options.tuning, options.seed)
+                                     : TrainedModel(options.model, options.tuning, checkpoint_)),
+        optimizer_(trained_.groups(options.optimizer), options.optimizer),
+        builder_(trained_.bundle(), {options.prompt,
+                                     options.images,
+                                     trained_.fixed_features(),
+                                     {options.run.picture_cache_mb << 20, at::get_num_threads()}}),
+        profile_(options.run.profile_steps, run_.path() / "profile.json") {
+    if (checkpoint_.empty()) {
+      run_.write_config(settings_to_json(options));
+      run_.write_manifest(make_manifest("sft", options.seed, {{"data", options.data.path}}));
+    } else {
+      const RunFolder::TrainerState state = RunFolder::load_checkpoint(checkpoint_, optimizer_);
+      step_ = state.step;
+      num_skipped_ = state.extra.value("num_skipped", std::int64_t{0});
+      num_nonfinite_ = state.extra.value("num_nonfinite", std::int64_t{0});
+      spdlog::info("resuming from {}", checkpoint_.string());
+    }
+    run_.open_logs(step_);
+  }
+
+  void run() {
+    spdlog::info("sft: {} questions, {} steps of {}, {} of {} parameters trained in {}{}, {} threads",
+                 format_count(dataset_->size()), format_count(steps_), options_.batch_size,
+                 format_count(trained_.num_trained()), format_count(trained_.num_parameters()), options_.tuning.dtype,
+                 trained_.adapters() ? fmt::format(", {} adapters", trained_.adapters()->size()) : "",
+                 at::get_num_threads());
+    Progress progress("sft", steps_, step_);
+    const auto start = Clock::now();
+    std::int64_t num_tokens = 0;
+    while (step_ < steps_) {
+      profile_.begin_step();
+      const Json metrics = step();
+      profile_.end_step();
+      num_tokens += metrics.at("num_tokens").get<std::int64_t>();
+      if (step_ % options_.run.log_every == 0 || step_ == steps_) run_.log(metrics);
+      progress.update(step_, fmt::format("loss {:.4f}, {} tokens/s", metrics.at("loss").get<double>(),
+                                         format_count(static_cast<std::int64_t>(static_cast<double>(num_tokens) /
+                                                                                seconds_since(start)))));
+      const bool stop = interrupt_requested();
+      if (stop || step_ == steps_ || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0)) save();
+      if (stop && step_ < steps_) {
+        run_.finish();
+        progress.finish();
+        spdlog::warn("sft: asked to stop; step {} of {} is saved, go on with --resume", format_count(step_),
+                     format_count(steps_));
+        return;
+      }
+    }
+    run_.finish();
+    progress.finish();
+    if (num_skipped_ > 0)
+      spdlog::warn("sft: {} questions were longer than max_length {} and were skipped; see {}/samples/skipped.jsonl",
+                   format_count(num_skipped_), options_.max_length, options_.out);
+    spdlog::info("sft: {} steps in {}, written to {}", format_count(steps_), format_duration(seconds_since(start)),
+                 options_.out);
+  }
+
+ private:
+  void save() {
+    run_.save_checkpoint(trained_.content(), optimizer_,
+                         {step_, {{"num_skipped", num_skipped_}, {"num_nonfinite", num_nonfinite_}}});
+  }
+
+  Batch next_batch() {
+    std::vector<data::Sample> samples;
+    for (const std::int64_t index :
+         batch_indices(dataset_->size(), options_.batch_size, step_, static_cast<std::uint64_t>(options_.seed)))
+      samples.push_back(dataset_->get(index));
+    Batch batch;
+    batch.questions = builder_.build(samples);
+    for (const Question& question : batch.questions) {
+      const std::string answer = target_text(question.sample, question.geometry(), question.frame, options_.think);
+      TrainingSequence sequence{&question, text::chat_answer(*trained_.bundle().tokenizer, answer)};
+      if (options_.max_length > 0 && sequence.length() > options_.max_length) {
+        skip(sequence);
+        ++batch.num_skipped;
+        continue;
+      }
+      batch.num_targets += static_cast<std::int64_t>(sequence.answer.size());
+      batch.num_tokens += sequence.length();
+      batch.sequences.push_back(std::move(sequence));
+    }
+    std::stable_sort(batch.sequences.begin(), batch.sequences.end(),
+                     [](const TrainingSequence& a, const TrainingSequence& b) { return a.length() < b.length(); });
+    return batch;
+  }
+
+  void skip(const TrainingSequence& sequence) {
+    const std::string& id = sequence.question->sample.id;
+    if (options_.overlong == "refuse")
+      throw_failure(
+          "question {} has {} tokens, more than max_length {}; raise max_length, lower the picture's size, or leave "
+          "such questions out with overlong=skip",
+          id, sequence.length(), options_.max_length);
+    ++num_skipped_;
+    run_.log_sample({{"step", step_ + 1}, {"id", id}, {"length", sequence.length()}}, "skipped.jsonl");
+  }
+
+  // Sum of the token losses of some sequences, with gradient.
+  at::Tensor loss_sum(const std::vector<TrainingSequence>& sequences, std::uint64_t key) {
+    models::VisionLanguageModel& model = trained_.model();
+    std::vector<const Question*> questions;
+    for (const TrainingSequence& sequence : sequences) questions.push_back(sequence.question);
+    const std::vector<at::Tensor> features = builder_.features(questions);
+
+    models::PackBuilder packer;
+    std::vector<std::int64_t> rows, targets;
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      const Question& question = *sequences[i].question;
+      const std::vector<std::int64_t>& answer = sequences[i].answer;
+      // The last answer token is only a target: nothing follows it.
+      std::vector<std::int64_t> ids = question.prompt.ids;
+      ids.insert(ids.end(), answer.begin(), answer.end() - 1);
+      const auto prompt_length = static_cast<std::int64_t>(question.prompt.ids.size());
+      const at::Tensor positions =
+          at::cat({question.positions.positions,
+                   models::text_positions(question.positions.next, static_cast<std::int64_t>(answer.size()) - 1)},
+                  1);
+      const std::int64_t first = packer.add({ids, positions, question.prompt.image_rows, {features[i]}, -1});
+      for (std::size_t t = 0; t < answer.size(); ++t) {
+        rows.push_back(first + prompt_length - 1 + static_cast<std::int64_t>(t));
+        targets.push_back(answer[t]);
+      }
+    }
+    const at::Device device = model.output_weight().device();
+    const models::Pack pack = packer.build(device);
+    nn::PackedAttention attention(pack.layout);
+    at::Tensor embeddings = model.embed(pack.ids, pack.image_rows, pack.image_features);
+    if (options_.neftune_noise_alpha > 0)
+      add_neftune_noise(embeddings, pack.layout.lengths, options_.neftune_noise_alpha, key);
+    const at::Tensor hidden =
+        model.decode(embeddings, pack.positions, attention).index_select(0, at::tensor(rows, at::kLong).to(device));
+    return nn::head_token_stats(hidden, model.output_weight(), at::tensor(targets, at::kLong).to(device), {})
+        .logprob.sum()
+        .neg();
+  }
+
+  Json step() {
+    const auto step_start = Clock::now();
+    const Batch batch = next_batch();
+    const double data_seconds = seconds_since(step_start);
+
+    const auto gradient_start = Clock::now();
+    std::vector<std::int64_t> sizes;
+    for (const TrainingSequence& sequence : batch.sequences) sizes.push_back(sequence.length());
+    // Enough passes that every worker has one.
+    const std::int64_t limit =
+        std::min(options_.run.micro_batch_tokens, batch.num_tokens / nn::num_workers() + 1);
+    const auto splits = split_by_size(sizes, limit);
+    std::vector<double> losses(splits.size());
+    std::vector<at::Tensor> gradients;
+    if (!splits.empty())
+      gradients =
+          accumulate_gradients(optimizer_.parameters(), static_cast<std::int64_t>(splits.size()), [&](std::int64_t i) {
+            const auto& [begin, end] = splits[static_cast<std::size_t>(i)];
+            const std::vector<TrainingSequence> some(batch.sequences.begin() + static_cast<std::ptrdiff_t>(begin),
+                                                     batch.sequences.begin() + static_cast<std::ptrdiff_t>(end));
+            const std::uint64_t key = RandomStream({hash_key("sft"), static_cast<std::uint64_t>(options_.seed),
+                                                    static_cast<std::uint64_t>(step_), static_cast<std::uint64_t>(i)})
+                                          .next_u64();
+            const nn::DropoutStream dropout(key);
+            const at::Tensor part = loss_sum(some, key) / static_cast<double>(batch.num_targets);
+            losses[static_cast<std::size_t>(i)] = part.item<double>();
+            return part;
+          });
+    const double gradient_seconds = seconds_since(gradient_start);
+
+    const auto optimizer_start = Clock::now();
+    const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
+    const double lr = learning_rate(options_.optimizer, step_, steps_);
+    double grad_norm = 0;
+    if (!gradients.empty()) {
+      grad_norm = std::isfinite(loss) ? optimizer_.step(gradients, lr) : std::numeric_limits<double>::quiet_NaN();
+      if (!std::isfinite(grad_norm)) {
+        spdlog::warn("step {}: the loss or its gradient is not finite; the step was skipped", step_ + 1);
+        if (++num_nonfinite_ >= options_.run.max_nonfinite_steps)
+          throw_failure("{} steps had a loss or gradient that was not finite; lower optimizer.lr", num_nonfinite_);
+      }
+    }
+    ++step_;
+    const double seconds = seconds_since(step_start);
+    return {{"step", step_},
+            {"loss", loss},
+            {"lr", lr},
+            {"grad_norm", grad_norm},
+            {"epoch", static_cast<double>(step_ * options_.batch_size) / static_cast<double>(dataset_->size())},
+            {"num_tokens", batch.num_tokens},
+            {"num_target_tokens", batch.num_targets},
+            {"num_skipped", num_skipped_},
+            {"num_nonfinite_steps", num_nonfinite_},
+            {"packing_fill", splits.empty() ? 1.0
+                                            : static_cast<double>(batch.num_tokens) /
+                                                  static_cast<double>(static_cast<std::int64_t>(splits.size()) *
+                                                                      limit)},
+            {"tokens_per_second", static_cast<double>(batch.num_tokens) / seconds},
+            {"samples_per_second", static_cast<double>(batch.sequences.size()) / seconds},
+            {"step_time", seconds},
+            {"step_time/data", data_seconds},
+            {"step_time/gradient", gradient_seconds},
+            {"step_time/optimizer", seconds_since(optimizer_start)},
+            {"peak_memory", peak_memory_bytes()}};
+  }
+
+  const SftOptions options_;
+  std::shared_ptr<const data::Dataset> dataset_;
+  std::int64_t steps_;
+  RunFolder run_;
+  std::filesystem::path checkpoint_;
+  TrainedModel trained_;
+  AdamW optimizer_;
+  QuestionBuilder builder_;
+  StepProfile profile_;
+  std::int64_t step_ = 0;
+  std::int64_t num_skipped_ = 0;
+  std::int64_t num_nonfinite_ = 0;
+};
 
 }  // namespace
 
 void run_sft(const SftOptions& options) {
-  if (options.batch_size < 1) throw_invalid("batch_size must be at least 1, but is {}", options.batch_size);
+  check(options);
   if (options.run.num_threads > 0) at::set_num_threads(static_cast<int>(options.run.num_threads));
-  const auto dataset = open_training_data(options.data);
-  std::int64_t steps = options.run.steps;
-  if (steps == 0)
-    steps = static_cast<std::int64_t>(
-        std::ceil(options.epochs * static_cast<double>(dataset->size()) / static_cast<double>(options.batch_size)));
-  if (steps < 1) throw_invalid("nothing to do: give run.steps or epochs");
-
-  RunFolder run(options.out, options.resume);
-  const std::filesystem::path checkpoint = options.resume ? run.latest_checkpoint() : std::filesystem::path();
-  const models::ModelBundle bundle =
-      models::load_bundle(checkpoint.empty() ? models::resolve_model_folder(options.model) : checkpoint);
-  models::VisionLanguageModel& model = *bundle.model;
-  const models::NamedTensors parameters = trainable_parameters(model, options.freeze_vision);
-  AdamW optimizer(parameters, options.optimizer);
-  std::int64_t step = 0;
-  if (!checkpoint.empty()) {
-    step = run.load_checkpoint(checkpoint, optimizer).step;
-    spdlog::info("resuming from {}", checkpoint.string());
-  } else {
-    run.write_config(settings_to_json(options));
-    run.write_manifest(make_manifest("sft", options.seed, {{"data", options.data.path}}));
-  }
-  QuestionBuilder builder(bundle, {options.prompt,
-                                   options.images,
-                                   options.freeze_vision,
-                                   {options.run.picture_cache_mb << 20, at::get_num_threads()}});
-  std::int64_t num_trained = 0, num_total = 0;
-  for (const auto& [name, parameter] : parameters) num_trained += parameter.numel();
-  for (const at::Tensor& parameter : model.parameters()) num_total += parameter.numel();
-  spdlog::info("sft: {} questions, {} steps of {}, {} of {} parameters trained, {} threads",
-               format_count(dataset->size()), format_count(steps), options.batch_size, format_count(num_trained),
-               format_count(num_total), at::get_num_threads());
-
-  Progress progress("sft", steps, step);
-  std::int64_t num_tokens_seen = 0;
-  int num_skipped = 0;
-  const auto start = Clock::now();
-  while (step < steps) {
-    const auto step_start = Clock::now();
-    std::vector<data::Sample> samples;
-    for (const std::int64_t index :
-         batch_indices(dataset->size(), options.batch_size, step, static_cast<std::uint64_t>(options.seed)))
-      samples.push_back(dataset->get(index));
-    const std::vector<Question> questions = builder.build(samples);
-    std::vector<TrainingSequence> sequences;
-    std::int64_t num_targets = 0, num_tokens = 0;
-    for (const Question& question : questions) {
-      const std::string answer = target_text(question.sample, question.geometry(), question.frame, options.think);
-      sequences.push_back({&question, text::chat_answer(*bundle.tokenizer, answer)});
-      num_targets += static_cast<std::int64_t>(sequences.back().answer.size());
-      num_tokens += sequences.back().length();
-    }
-    // Neighbours of like length share a pass: less padding inside attention.
-    std::stable_sort(sequences.begin(), sequences.end(),
-                     [](const TrainingSequence& a, const TrainingSequence& b) { return a.length() < b.length(); });
-    std::vector<std::int64_t> sizes;
-    for (const TrainingSequence& sequence : sequences) sizes.push_back(sequence.length());
-    const double data_seconds = seconds_since(step_start);
-
-    // Enough passes that every worker has one.
-    const std::int64_t limit = std::min(options.run.micro_batch_tokens, num_tokens / nn::num_workers() + 1);
-    const auto splits = split_by_size(sizes, limit);
-    std::vector<double> losses(splits.size());
-    accumulate_gradients(parameters, static_cast<std::int64_t>(splits.size()), [&](std::int64_t i) {
-      const auto& [begin, end] = splits[static_cast<std::size_t>(i)];
-      const std::vector<TrainingSequence> some(sequences.begin() + static_cast<std::ptrdiff_t>(begin),
-                                               sequences.begin() + static_cast<std::ptrdiff_t>(end));
-      const at::Tensor part = loss_sum(model, builder, some) / static_cast<double>(num_targets);
-      losses[static_cast<std::size_t>(i)] = part.item<double>();
-      return part;
-    });
-    const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
-    const double lr = learning_rate(options.optimizer, step, steps);
-    const double grad_norm = optimizer.step(lr);
-    if (!std::isfinite(grad_norm) || !std::isfinite(loss)) {
-      spdlog::warn("step {}: the loss or its gradient is not finite; the step was skipped", step + 1);
-      if (++num_skipped >= 10) throw_failure("10 steps had a loss that was not finite; lower optimizer.lr");
-    }
-    ++step;
-    num_tokens_seen += num_tokens;
-    const double step_seconds = seconds_since(step_start);
-    const double tokens_per_second = static_cast<double>(num_tokens_seen) / seconds_since(start);
-    if (step % options.run.log_every == 0 || step == steps)
-      run.log({{"step", step},
-               {"loss", loss},
-               {"lr", lr},
-               {"grad_norm", grad_norm},
-               {"num_tokens", num_tokens},
-               {"tokens_per_second", static_cast<double>(num_tokens) / step_seconds},
-               {"samples_per_second", static_cast<double>(options.batch_size) / step_seconds},
-               {"step_time", step_seconds},
-               {"step_time/data", data_seconds},
-               {"peak_memory", peak_memory_bytes()}});
-    progress.update(step, fmt::format("loss {:.4f}, {} tokens/s", loss,
-                                      format_count(static_cast<std::int64_t>(tokens_per_second))));
-    if (step == steps || (options.run.save_every > 0 && step % options.run.save_every == 0))
-      run.save_checkpoint(bundle, optimizer, {step, Json::object()}, options.run.keep_last);
-  }
-  progress.finish();
-  spdlog::info("sft: {} steps in {}, written to {}", format_count(steps), format_duration(seconds_since(start)),
-               options.out);
+  SftTrainer(options).run();
 }
 
 }  // namespace thinkvg::train

@@ -71,7 +71,7 @@ class PipelineEndToEnd : public testing::Test {
             "30",
             "--batch_size",
             "8",
-            "--freeze_vision",
+            "--freeze_vision", "--freeze_projector",
             "--optimizer.lr",
             "3e-3"};
   }
@@ -89,7 +89,7 @@ test::TemporaryFolder* PipelineEndToEnd::folder_ = nullptr;
 TEST_F(PipelineEndToEnd, ReinforcesEvaluatesAndReports) {
   expect_done(run({"grpo", "--model", path("sft"), "--data", path("phantom/data/train.parquet"), "--images",
                    path("phantom/files"), "--out", path("grpo"), "--run.steps", "2", "--prompts_per_step", "3",
-                   "--group_size", "4", "--freeze_vision", "--sampling.max_new_tokens", "40"}));
+                   "--group_size", "4", "--freeze_vision", "--freeze_projector", "--sampling.max_new_tokens", "40"}));
   std::ifstream metrics(path("grpo/metrics.jsonl"));
   std::string line;
   ASSERT_TRUE(std::getline(metrics, line));

@@ -21,7 +21,7 @@ struct ModelBundle {
 };
 
 // Throws std::runtime_error naming the part that is missing or does not fit; a vocabulary larger than the embedding
-// table is an error, too.
+// table is an error, too. An adapter's folder (PEFT) gives the model that it names with the adapter merged into it.
 ModelBundle load_bundle(const std::filesystem::path& folder);
 
 // The tokenizer files of a folder, by name.
@@ -30,6 +30,7 @@ std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::p
 // Writes a model folder that transformers opens: config.json, generation_config.json, model.safetensors,
 // preprocessor_config.json and the tokenizer files. `folder` must exist.
 void save_bundle(const ModelBundle& bundle, const std::filesystem::path& folder);
+FolderContent bundle_content(const ModelBundle& bundle);
 
 // The finished checkpoints of a run folder (checkpoints/step-N), oldest first.
 std::vector<std::filesystem::path> checkpoints_of(const std::filesystem::path& run);

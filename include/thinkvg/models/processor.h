@@ -37,6 +37,8 @@ class ImageProcessor {
   // Reads preprocessor_config.json of a model folder (keys as transformers writes them, and `pad_to_square`).
   static ImageProcessor load(const std::filesystem::path& folder);
   void save(const std::filesystem::path& folder) const;
+  // preprocessor_config.json's content.
+  Json to_json() const;
 
   const ProcessorOptions& options() const { return options_; }
   // Size after resizing for a picture of this size (after padding, where that is on).

@@ -64,8 +64,4 @@ WindowOrder window_order(const std::vector<ImageGrid>& grids, const Qwen2_5VlVis
 // config: config.json's content. Parameters are uninitialised: use models::load or models::create.
 std::shared_ptr<VisionLanguageModel> make_qwen2_5_vl(const Json& config);
 
-// The name under which the model registers the tensor that a checkpoint calls `name` (transformers 5 may write
-// "model.visual." and "model.language_model." where published checkpoints say "visual." and "model.").
-std::string qwen2_5_vl_parameter_name(const std::string& name);
-
 }  // namespace thinkvg::models

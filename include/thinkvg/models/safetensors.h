@@ -20,4 +20,14 @@ std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& 
 // it).
 void write_safetensors(const NamedTensors& tensors, const std::filesystem::path& file);
 
+// What a folder is to hold, by path inside it.
+struct FolderContent {
+  std::map<std::string, NamedTensors> tensors;  // safetensors files
+  std::map<std::string, std::string> texts;
+};
+// Writes it into an existing folder, each file atomically.
+void write_content(const FolderContent& content, const std::filesystem::path& folder);
+// The same with copies of the tensors on the CPU: what is written later, while the tensors change.
+FolderContent copy_content(const FolderContent& content);
+
 }  // namespace thinkvg::models

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "thinkvg/core/json.h"
+#include "thinkvg/models/safetensors.h"
 #include "thinkvg/nn/attention.h"
 
 namespace thinkvg::models {
@@ -44,6 +45,9 @@ struct TokenPositions {
   std::int64_t next = 0;  // position (on all axes) of the token that would follow
 };
 
+// The parts that are trained, frozen and adapted apart. The projector takes image features to the decoder's width.
+enum class ModelPart { vision, projector, language };
+
 // A decoder that reads text and pictures. One device, parameter names equal to the published checkpoint's.
 // Forward passes of one instance may run concurrently only under inference (no parameter is being written).
 class VisionLanguageModel : public torch::nn::Module {
@@ -71,15 +75,29 @@ class VisionLanguageModel : public torch::nn::Module {
   virtual at::Tensor decode(const at::Tensor& embeddings, const at::Tensor& positions,
                             nn::AttentionContext& attention) = 0;
 
+  // The output head [V, D]; logits are hidden times its transpose. Tied models: the embedding table.
+  virtual const at::Tensor& output_weight() const = 0;
   // hidden [N, D] -> logits [N, V], in hidden's dtype.
-  virtual at::Tensor logits(const at::Tensor& hidden) = 0;
+  at::Tensor logits(const at::Tensor& hidden) const;
 
   // Positions of one sequence: ids with image tokens in place, and the grids of its pictures in order.
   virtual TokenPositions token_positions(const std::vector<std::int64_t>& ids,
                                          const std::vector<ImageGrid>& grids) const = 0;
 
-  // Parameters of the tower with its merger, for freezing: names start with one of these.
-  virtual std::vector<std::string> vision_prefixes() const = 0;
+  // The part that a parameter or module of this name (as registered here) belongs to.
+  virtual ModelPart part_of(const std::string& name) const = 0;
+  // The name under which this model registers what a checkpoint or adapter calls `name`, and what transformers 5 calls
+  // a module or parameter that is registered here as `name`.
+  virtual std::string registered_name(const std::string& name) const = 0;
+  virtual std::string transformers_name(const std::string& name) const = 0;
+
+  // With it on, forward passes with gradient keep the input of each layer alone and run the layer again in the backward
+  // pass (nn/checkpoint.h). Off at first.
+  void set_checkpointing(bool on) { checkpointing_ = on; }
+  bool checkpointing() const { return checkpointing_; }
+
+ private:
+  bool checkpointing_ = false;
 };
 
 // Reads config.json and all weights of a model folder (model.safetensors, or the shards of
@@ -93,8 +111,9 @@ std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder);
 // 1 / sqrt(fan_in), embeddings too by the model's width, norms 1, biases 0; deterministic by seed.
 std::shared_ptr<VisionLanguageModel> create(const Json& config, std::uint64_t seed);
 
-// Writes config.json, generation_config.json (end and padding ids) and model.safetensors into an existing folder;
-// tied weights once. transformers 5 opens it as the model's own class.
+// config.json, generation_config.json (end and padding ids) and model.safetensors; tied weights once. transformers 5
+// opens such a folder as the model's own class.
+FolderContent model_content(const VisionLanguageModel& model);
 void save(const VisionLanguageModel& model, const std::filesystem::path& folder);
 
 }  // namespace thinkvg::models

@@ -34,6 +34,9 @@ class AttentionContext {
   // scaled by 1 / sqrt(K).
   virtual at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                             const at::Tensor& value) = 0;
+  // A context with the same effect that may outlive this one and records nothing, for a pass that is repeated (activation
+  // checkpointing). Throws std::invalid_argument where a pass cannot be repeated: a decoding cache.
+  virtual std::shared_ptr<AttentionContext> repeatable() const;
 };
 
 // Causal attention inside each sequence of a pack, and to its prefix. Differentiable. Not thread-safe.
@@ -44,6 +47,7 @@ class PackedAttention final : public AttentionContext {
   // Checks the layout (SequenceLayout::check).
   explicit PackedAttention(SequenceLayout layout);
   ~PackedAttention() override;
+  std::shared_ptr<AttentionContext> repeatable() const override;
   // Keeps each layer's key and value (detached): what a decoding cache is filled from.
   void record() { record_ = true; }
 
@@ -58,6 +62,8 @@ class PackedAttention final : public AttentionContext {
   const std::vector<KeyValue>& recorded() const { return recorded_; }
 
  private:
+  explicit PackedAttention(std::shared_ptr<const AttentionPlan> plan);
+
   std::shared_ptr<const AttentionPlan> plan_;
   bool record_ = false;
   std::vector<KeyValue> recorded_;

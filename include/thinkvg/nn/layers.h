@@ -10,12 +10,14 @@
 #include <string>
 #include <utility>
 
+#include "thinkvg/nn/adapter.h"
+
 namespace thinkvg::nn {
 
 // The layers below hold their parameters under the names that published checkpoints use ("weight", "bias"); their
 // values are uninitialised until a checkpoint or models::create fills them.
 
-// y = x W^T + b. weight [E, D], bias [E].
+// y = x W^T + b, plus what the adapter adds. weight [E, D], bias [E].
 class Linear final : public torch::nn::Module {
  public:
   Linear(std::int64_t in, std::int64_t out, bool with_bias);
@@ -24,6 +26,8 @@ class Linear final : public torch::nn::Module {
 
   at::Tensor weight;
   at::Tensor bias;  // undefined without one
+  // Not a parameter of this layer: models::Adapters owns it. Null where there is none.
+  std::shared_ptr<const LowRankAdapter> adapter;
 };
 
 // weight [V, D].

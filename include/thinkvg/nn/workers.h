@@ -11,7 +11,13 @@ std::int64_t num_workers();
 
 // Calls body(worker) for worker = 0 .. count - 1 at the same time, each on a thread of its own on which ATen's
 // operators use one thread; returns when all have ended. count = 1 calls body(0) here, with ATen's threads as they are.
-// The first exception is thrown again. Gradient mode is that of the caller.
+// The first exception is thrown again. Gradient mode and profiling are those of the
+// caller.
 void run_on_workers(std::int64_t count, const std::function<void(std::int64_t worker)>& body);
+
+// Calls body(i) for i = 0 .. count - 1, shared out to num_workers() threads, each on a thread on which ATen's operators
+// use one thread, also where count is 1: what body(i) computes then depends on i alone, to the bit. Exceptions and modes
+// as above.
+void run_each_alone(std::int64_t count, const std::function<void(std::int64_t i)>& body);
 
 }  // namespace thinkvg::nn

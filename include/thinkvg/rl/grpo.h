@@ -8,6 +8,7 @@
 #include "thinkvg/rl/rewards.h"
 #include "thinkvg/text/chat.h"
 #include "thinkvg/train/options.h"
+#include "thinkvg/train/trained_model.h"
 
 namespace thinkvg::rl {
 
@@ -31,7 +32,7 @@ struct GrpoOptions {
   double sapo_temperature_pos = 1.0;
   double sapo_temperature_neg = 1.05;
   bool mask_truncated = false;
-  bool freeze_vision = false;
+  train::TuningOptions tuning;
   std::int64_t samples_per_step = 8;
   std::vector<std::string> rewards = {"answer=1", "grounding=1", "format=1"};
   RewardOptions reward;
@@ -62,7 +63,7 @@ struct GrpoOptions {
     v.setting("sapo_temperature_pos", sapo_temperature_pos, "sapo: steepness where the advantage is above 0.");
     v.setting("sapo_temperature_neg", sapo_temperature_neg, "sapo: steepness elsewhere.");
     v.setting("mask_truncated", mask_truncated, "Leave completions that were cut by the length limit out of the loss.");
-    v.setting("freeze_vision", freeze_vision, "Leave the vision tower as it is and compute each picture once.");
+    tuning.visit(v);
     v.setting("samples_per_step", samples_per_step,
               "Completions a step that are written to samples/completions.jsonl.");
     v.setting("rewards", rewards, "Rewards with their weights: answer, grounding, format.");

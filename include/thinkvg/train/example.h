@@ -1,14 +1,12 @@
 #pragma once
 
-// Shape letters: T tokens, N rows that carry loss, D width, V vocabulary.
-
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "thinkvg/data/dataset.h"
-#include "thinkvg/generation/question.h"
+#include "thinkvg/grounding/geometry.h"
 #include "thinkvg/models/safetensors.h"
 #include "thinkvg/train/options.h"
 
@@ -23,28 +21,11 @@ std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& optio
 std::string target_text(const data::Sample& sample, const grounding::ImageGeometry& geometry,
                         const grounding::BoxFrame& to, bool think);
 
-// Log-probabilities of given tokens: hidden [N, D] -> [N] float. Computed in chunks of rows; `banned` ids (int64, may
-// be undefined) have no probability; logits are divided by `temperature`.
-struct TargetLogProbs {
-  at::Tensor log_probs;  // [N]
-  at::Tensor entropy;    // [N] of each row's distribution, without gradient
-};
-struct TargetOptions {
-  double temperature = 1.0;
-  at::Tensor banned;
-  std::int64_t chunk_rows = 2048;
-};
-TargetLogProbs target_log_probs(models::VisionLanguageModel& model, const at::Tensor& hidden, const at::Tensor& targets,
-                                const TargetOptions& options);
-
-// Stops the gradient at the tower's parameters (VisionLanguageModel::vision_prefixes) and returns the others by name.
-models::NamedTensors trainable_parameters(models::VisionLanguageModel& model, bool freeze_vision);
-
-// Adds the gradient of `count` independent losses to `parameters`. loss(i) builds the i-th; on a CPU several are built
-// and differentiated at the same time, by nn::num_workers() workers. The sums are taken in a fixed order: the same
-// number of workers gives the same bits.
-void accumulate_gradients(const models::NamedTensors& parameters, std::int64_t count,
-                          const std::function<at::Tensor(std::int64_t)>& loss);
+// The sum of the gradients of `count` independent losses, one tensor a parameter (undefined where no loss reaches it),
+// summed in fp32. loss(i) builds the i-th; on a CPU several are built and differentiated at the same time, by
+// nn::num_workers() workers. The sums are taken in a fixed order: the same number of workers gives the same bits.
+std::vector<at::Tensor> accumulate_gradients(const models::NamedTensors& parameters, std::int64_t count,
+                                             const std::function<at::Tensor(std::int64_t)>& loss);
 
 // Splits items of given sizes into runs of neighbours whose sizes add up to at most `limit` (one item may exceed it).
 std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector<std::int64_t>& sizes,

@@ -5,6 +5,7 @@
 #include "thinkvg/core/settings.h"
 #include "thinkvg/text/chat.h"
 #include "thinkvg/train/options.h"
+#include "thinkvg/train/trained_model.h"
 
 namespace thinkvg::train {
 
@@ -17,8 +18,11 @@ struct SftOptions {
   std::int64_t seed = 0;
   std::int64_t batch_size = 16;
   double epochs = 0;
-  bool freeze_vision = false;
+  std::int64_t max_length = 0;
+  std::string overlong = "refuse";
   bool think = true;
+  double neftune_noise_alpha = 0;
+  TuningOptions tuning;
   text::PromptOptions prompt;
   OptimizerOptions optimizer;
   RunOptions run;
@@ -29,11 +33,18 @@ struct SftOptions {
     v.setting("images", images, "Folder that the picture paths are relative to.");
     v.setting("out", out, "Run folder to write.");
     v.setting("resume", resume, "Go on from the newest checkpoint in the run folder.");
-    v.setting("seed", seed, "Seed of the order of the questions.");
+    v.setting("seed", seed, "Seed of the order of the questions, of new adapters and of dropout.");
     v.setting("batch_size", batch_size, "Questions an optimizer step.");
     v.setting("epochs", epochs, "Passes over the data; used where run.steps is 0.");
-    v.setting("freeze_vision", freeze_vision, "Leave the vision tower as it is and compute each picture once.");
+    v.setting("max_length", max_length,
+              "Longest sequence in tokens, picture included; 0: no limit. Nothing is ever cut.");
+    v.setting("overlong", overlong,
+              "What happens to a longer one: refuse (the run stops and names it) or skip (it is left out, counted and "
+              "listed in samples/skipped.jsonl).");
     v.setting("think", think, "Teach the reasoning before the answer; false: the answer alone.");
+    v.setting("neftune_noise_alpha", neftune_noise_alpha,
+              "Noise on the embeddings (NEFTune, arXiv 2310.05914), such as 5; 0: none.");
+    tuning.visit(v);
     v.section("prompt", prompt, "How a question is put.");
     v.section("optimizer", optimizer, "How weights are updated.");
     v.section("run", run, "Length, memory, checkpoints.");
@@ -41,7 +52,8 @@ struct SftOptions {
 };
 
 // Supervised fine-tuning on a run folder; loss on the answers' tokens only, normalised by their number in the step.
-// Throws std::invalid_argument for wrong settings, std::runtime_error for unusable data, models or disks.
+// Ends early, with a checkpoint, where interrupt_requested(). Throws std::invalid_argument for wrong settings,
+// std::runtime_error for unusable data, models or disks.
 void run_sft(const SftOptions& options);
 
 }  // namespace thinkvg::train
