@@ -1,9 +1,8 @@
 #include "thinkvg/core/interrupt.h"
 
-#include <csignal>
-
 #include <array>
 #include <atomic>
+#include <csignal>
 
 namespace thinkvg {
 namespace {
@@ -33,6 +32,7 @@ InterruptGuard::InterruptGuard() {
 
 InterruptGuard::~InterruptGuard() {
   for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before[i], nullptr);
+  requested.store(false);
 }
 
 bool interrupt_requested() { return requested.load(); }

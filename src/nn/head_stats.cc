@@ -28,8 +28,8 @@ at::Tensor chunk_logits(const at::Tensor& hidden, const at::Tensor& weight, cons
 class HeadStatsFunction : public torch::autograd::Function<HeadStatsFunction> {
  public:
   static tensor_list forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weight,
-                             const at::Tensor& targets, const std::optional<at::Tensor>& banned_ids,
-                             double temperature, std::int64_t chunk_rows) {
+                             const at::Tensor& targets, const std::optional<at::Tensor>& banned_ids, double temperature,
+                             std::int64_t chunk_rows) {
     const at::Tensor banned = banned_ids.value_or(at::Tensor());
     const auto options = hidden.options().dtype(at::kFloat).requires_grad(false);
     const std::int64_t num_rows = hidden.size(0);
@@ -68,9 +68,8 @@ class HeadStatsFunction : public torch::autograd::Function<HeadStatsFunction> {
       const TokenStats stats{part(saved[4]), part(saved[5]), part(saved[6]),
                              context->saved_data["temperature"].toDouble()};
       const at::Tensor some = part(hidden);
-      const at::Tensor gradient =
-          token_stats_gradient(chunk_logits(some, weight, banned), part(targets), stats,
-                               {part(gradients[0]), part(gradients[1]), part(gradients[2])});
+      const at::Tensor gradient = token_stats_gradient(chunk_logits(some, weight, banned), part(targets), stats,
+                                                       {part(gradients[0]), part(gradients[1]), part(gradients[2])});
       hidden_gradient.narrow(0, begin, rows).copy_(gradient.matmul(weight));
       if (!of_weight) continue;
       if (weight.scalar_type() == at::kFloat)
@@ -95,10 +94,9 @@ TokenStats head_token_stats(const at::Tensor& hidden, const at::Tensor& weight, 
   std::int64_t chunk_rows = options.chunk_rows;
   if (chunk_rows <= 0)
     chunk_rows = std::clamp<std::int64_t>(kLogitsAtATime / std::max<std::int64_t>(1, weight.size(0)), 64, kRowsAtATime);
-  const tensor_list results =
-      HeadStatsFunction::apply(hidden, weight, targets,
-                               options.banned.defined() ? std::optional<at::Tensor>(options.banned) : std::nullopt,
-                               options.temperature, chunk_rows);
+  const tensor_list results = HeadStatsFunction::apply(
+      hidden, weight, targets, options.banned.defined() ? std::optional<at::Tensor>(options.banned) : std::nullopt,
+      options.temperature, chunk_rows);
   return {results[0], results[1], results[2], options.temperature};
 }
 

@@ -13,8 +13,7 @@ Linear::Linear(std::int64_t in, std::int64_t out, bool with_bias)
 }
 
 at::Tensor Linear::forward(const at::Tensor& input) const {
-  const at::Tensor output =
-      at::linear(input, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
+  const at::Tensor output = at::linear(input, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
   return adapter && adapters_on() ? output + adapter->forward(input) : output;
 }
 

@@ -17,6 +17,7 @@
 #include "thinkvg/generation/question.h"
 #include "thinkvg/nn/head_stats.h"
 #include "thinkvg/nn/workers.h"
+#include "thinkvg/rl/advantage.h"
 #include "thinkvg/rl/policy_loss.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/profile.h"
@@ -409,8 +410,8 @@ class GrpoTrainer {
         }
         return loss.loss;
       };
-      const std::vector<at::Tensor> gradients = train::accumulate_gradients(
-          optimizer_.parameters(), static_cast<std::int64_t>(splits.size()), loss_of);
+      const std::vector<at::Tensor> gradients =
+          train::accumulate_gradients(optimizer_.parameters(), static_cast<std::int64_t>(splits.size()), loss_of);
       for (const UpdateMetrics& part : parts) {
         metrics.loss += part.loss;
         metrics.kl += part.kl;

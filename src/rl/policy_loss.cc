@@ -10,22 +10,6 @@
 namespace thinkvg::rl {
 namespace {
 
-constexpr double kEpsilon = 1e-4;
-
-double mean(const double* values, std::int64_t count) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < count; ++i) sum += values[i];
-  return sum / static_cast<double>(count);
-}
-
-double sample_deviation(const double* values, std::int64_t count) {
-  if (count < 2) return 0;
-  const double center = mean(values, count);
-  double sum = 0;
-  for (std::int64_t i = 0; i < count; ++i) sum += (values[i] - center) * (values[i] - center);
-  return std::sqrt(sum / static_cast<double>(count - 1));
-}
-
 // rho of each token, [N].
 at::Tensor importance_ratio(const PolicyLossInput& input, RatioLevel level) {
   const at::Tensor& lp = input.log_probs;
@@ -36,6 +20,15 @@ at::Tensor importance_ratio(const PolicyLossInput& input, RatioLevel level) {
   const at::Tensor sums = at::segment_reduce((lp - old).detach(), "sum", input.lengths);
   const at::Tensor means = sums / input.lengths.clamp_min(1);
   return (means.index_select(0, input.sequence) + (lp - lp.detach())).exp();
+}
+
+// rho of each token's completion, with its gradient, [N].
+at::Tensor sequence_ratio(const PolicyLossInput& input) {
+  const at::Tensor& lp = input.log_probs;
+  const at::Tensor old = input.old_log_probs.defined() ? input.old_log_probs : lp.detach();
+  const at::Tensor sums =
+      at::zeros({input.lengths.size(0)}, lp.options().requires_grad(false)).index_add(0, input.sequence, lp - old);
+  return (sums / input.lengths.clamp_min(1)).index_select(0, input.sequence).exp();
 }
 
 // The loss of each token without the KL term, [N].
@@ -53,6 +46,17 @@ at::Tensor policy_token_loss(const at::Tensor& ratio, const at::Tensor& advantag
   const at::Tensor bounded = options.delta > 0 ? ratio.clamp_max(options.delta) : ratio;
   const at::Tensor clipped = ratio.clamp(1 - options.epsilon_low, 1 + options.epsilon_high);
   return -at::min(bounded * advantage, clipped * advantage);
+}
+
+// 1 for the tokens of completions that stay, [N].
+at::Tensor off_policy_mask(const PolicyLossInput& input, const at::Tensor& advantage,
+                           const PolicyLossOptions& options) {
+  const at::Tensor lp = input.log_probs.detach();
+  const at::Tensor old = input.old_log_probs.defined() ? input.old_log_probs : lp;
+  const at::Tensor rollout = input.rollout_log_probs.defined() ? input.rollout_log_probs : old;
+  const at::Tensor sums = at::segment_reduce((rollout - lp).to(lp.scalar_type()), "sum", input.lengths);
+  const at::Tensor drift = (sums / input.lengths.clamp_min(1)).index_select(0, input.sequence);
+  return advantage.ge(0).logical_or(drift.le(options.off_policy_threshold)).to(lp.scalar_type());
 }
 
 at::Tensor aggregate(const at::Tensor& token_loss, const PolicyLossInput& input, const PolicyLossOptions& options) {
@@ -114,31 +118,58 @@ RatioLevel parse_ratio_level(std::string_view name) {
   throw_invalid("importance sampling level must be token or sequence, but is '{}'", name);
 }
 
-AdvantageScaling parse_advantage_scaling(std::string_view name) {
-  if (name == "group") return AdvantageScaling::group;
-  if (name == "batch") return AdvantageScaling::batch;
-  if (name == "none") return AdvantageScaling::none;
-  throw_invalid("advantage scaling must be group, batch or none, but is '{}'", name);
+KlEstimator parse_kl_estimator(std::string_view name) {
+  if (name == "k1") return KlEstimator::k1;
+  if (name == "k2") return KlEstimator::k2;
+  if (name == "k3") return KlEstimator::k3;
+  throw_invalid("kl estimator must be k1, k2 or k3, but is '{}'", name);
 }
 
-Advantages group_advantages(const std::vector<double>& rewards, std::int64_t group_size, AdvantageScaling scaling) {
-  const auto count = static_cast<std::int64_t>(rewards.size());
-  if (group_size < 1 || count % group_size != 0)
-    throw_invalid("{} rewards cannot be split into groups of {}", count, group_size);
-  const double batch_deviation = sample_deviation(rewards.data(), count);
-  Advantages result;
-  for (std::int64_t begin = 0; begin < count; begin += group_size) {
-    const double* group = rewards.data() + begin;
-    const auto [low, high] = std::minmax_element(group, group + group_size);
-    const bool zero = *high - *low == 0;
-    result.zero_signal.push_back(zero);
-    const double center = mean(group, group_size);
-    double scale = 1;
-    if (scaling == AdvantageScaling::group) scale = 1 / (sample_deviation(group, group_size) + kEpsilon);
-    if (scaling == AdvantageScaling::batch) scale = 1 / (batch_deviation + kEpsilon);
-    for (std::int64_t i = 0; i < group_size; ++i) result.values.push_back(zero ? 0 : (group[i] - center) * scale);
-  }
-  return result;
+at::Tensor kl_estimate(const at::Tensor& log_probs, const at::Tensor& ref_log_probs, KlEstimator estimator) {
+  const at::Tensor difference = log_probs - ref_log_probs;
+  if (estimator == KlEstimator::k1) return difference;
+  if (estimator == KlEstimator::k2) return difference.square() / 2;
+  return difference.neg().exp() + difference - 1;
+}
+
+RolloutCorrection parse_rollout_correction(std::string_view name) {
+  if (name == "none") return RolloutCorrection::none;
+  if (name == "token_truncate") return RolloutCorrection::token_truncate;
+  if (name == "token_mask") return RolloutCorrection::token_mask;
+  if (name == "sequence_truncate") return RolloutCorrection::sequence_truncate;
+  if (name == "sequence_mask") return RolloutCorrection::sequence_mask;
+  throw_invalid(
+      "rollout correction must be none, token_truncate, token_mask, sequence_truncate or sequence_mask, but is '{}'",
+      name);
+}
+
+at::Tensor rollout_correction(const at::Tensor& old_log_probs, const at::Tensor& rollout_log_probs,
+                              const at::Tensor& sequence, const at::Tensor& lengths,
+                              const RolloutCorrectionOptions& options) {
+  if (!(options.min >= 0 && options.min <= options.max))
+    throw_invalid("rollout correction needs 0 <= min <= max, but they are {} and {}", options.min, options.max);
+  at::Tensor difference = old_log_probs - rollout_log_probs;
+  if (options.mode == RolloutCorrection::none) return at::ones_like(difference);
+  const bool whole =
+      options.mode == RolloutCorrection::sequence_truncate || options.mode == RolloutCorrection::sequence_mask;
+  if (whole) difference = at::segment_reduce(difference, "sum", lengths).index_select(0, sequence);
+  const at::Tensor ratio = difference.exp();
+  if (options.mode == RolloutCorrection::token_truncate || options.mode == RolloutCorrection::sequence_truncate)
+    return ratio.clamp(options.min, options.max);
+  return ratio.masked_fill(ratio.lt(options.min).logical_or(ratio.gt(options.max)), 0.0);
+}
+
+at::Tensor top_entropy_tokens(const at::Tensor& entropies, double share) {
+  if (!(share >= 0 && share <= 1)) throw_invalid("the share of tokens must be in [0, 1], but is {}", share);
+  if (entropies.numel() == 0) return at::ones_like(entropies, entropies.options().dtype(at::kBool));
+  // By hand in place of at::quantile, which refuses more than 16 million numbers.
+  const at::Tensor sorted = std::get<0>(entropies.to(at::kDouble).sort());
+  const double place = (1 - share) * static_cast<double>(sorted.numel() - 1);
+  const auto below = static_cast<std::int64_t>(std::floor(place));
+  const std::int64_t above = std::min<std::int64_t>(below + 1, sorted.numel() - 1);
+  const double low = sorted[below].item<double>(), high = sorted[above].item<double>();
+  const double bound = low + (high - low) * (place - static_cast<double>(below));
+  return entropies.to(at::kDouble).ge(bound);
 }
 
 PolicyLoss policy_loss(const PolicyLossInput& input, const PolicyLossOptions& options) {
@@ -148,11 +179,15 @@ PolicyLoss policy_loss(const PolicyLossInput& input, const PolicyLossOptions& op
   const at::Tensor advantage = input.advantages.to(lp.scalar_type()).index_select(0, input.sequence);
   const at::Tensor ratio = importance_ratio(input, options.ratio_level);
   at::Tensor token_loss = policy_token_loss(ratio, advantage, lp, options);
+  if (options.off_policy_threshold > 0) token_loss = token_loss * off_policy_mask(input, advantage, options);
+  if (input.token_mask.defined()) token_loss = token_loss * input.token_mask;
+  if (input.token_weights.defined()) token_loss = token_loss * input.token_weights.to(token_loss.scalar_type());
 
   PolicyLoss result;
   if (options.beta != 0) {
-    const at::Tensor difference = input.ref_log_probs - lp;
-    const at::Tensor kl = difference.exp() - difference - 1;
+    at::Tensor kl = kl_estimate(lp, input.ref_log_probs, options.kl);
+    // The KL of a completion's tokens differ: here the gradient must go through the whole completion's ratio.
+    if (options.bias_corrected_kl) kl = kl * (options.ratio_level == RatioLevel::token ? ratio : sequence_ratio(input));
     token_loss = token_loss + options.beta * kl;
     result.kl_sum = kl.detach().sum().item<double>();
   }
@@ -164,6 +199,15 @@ PolicyLoss policy_loss(const PolicyLossInput& input, const PolicyLossOptions& op
     if (!cispo) result.clipped_low = r.lt(1 - options.epsilon_low).logical_and(advantage.lt(0)).sum().item<double>();
   }
   result.loss = aggregate(token_loss, input, options);
+  if (options.entropy_coef != 0) {
+    if (!input.entropy.defined())
+      throw_invalid("entropy_coef is {}, but no entropies were given", options.entropy_coef);
+    const bool masked = input.token_mask.defined();
+    const at::Tensor entropy = masked ? input.entropy * input.token_mask : input.entropy;
+    const std::int64_t total = masked ? input.total_masked_tokens : input.total_tokens;
+    result.loss =
+        result.loss - options.entropy_coef * entropy.sum() / static_cast<double>(std::max<std::int64_t>(1, total));
+  }
   return result;
 }
 

@@ -52,13 +52,15 @@ std::string field(int number, int wire, const std::string& payload) {
 std::string integer_field(int number, std::int64_t value) {
   return field(number, 0, varint(static_cast<std::uint64_t>(value)));
 }
-std::string double_field(int number, double value) { return field(number, 1, fixed(std::bit_cast<std::uint64_t>(value))); }
-std::string float_field(int number, float value) { return field(number, 5, fixed(std::bit_cast<std::uint32_t>(value))); }
+std::string double_field(int number, double value) {
+  return field(number, 1, fixed(std::bit_cast<std::uint64_t>(value)));
+}
+std::string float_field(int number, float value) {
+  return field(number, 5, fixed(std::bit_cast<std::uint32_t>(value)));
+}
 std::string bytes_field(int number, const std::string& bytes) { return field(number, 2, varint(bytes.size()) + bytes); }
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 std::string record(const std::string& event) {
   const std::string length = fixed(static_cast<std::uint64_t>(event.size()));
@@ -74,8 +76,8 @@ std::string host_name() {
 
 EventFile::EventFile(const std::filesystem::path& folder, std::int64_t first_step) {
   const double time = now();
-  file_ = std::make_unique<AppendFile>(
-      folder / fmt::format("events.out.tfevents.{:.6f}.{}.{}", time, host_name(), getpid()));
+  file_ = std::make_unique<AppendFile>(folder /
+                                       fmt::format("events.out.tfevents.{:.6f}.{}.{}", time, host_name(), getpid()));
   file_->write(record(double_field(1, time) + bytes_field(3, "brain.Event:2")));
   constexpr std::int64_t kStart = 1;  // SessionLog.START
   file_->write(record(double_field(1, time) + integer_field(2, first_step) + bytes_field(7, integer_field(1, kStart))));

@@ -52,8 +52,7 @@ AdamW::AdamW(const std::vector<ParameterGroup>& groups, const OptimizerOptions& 
     for (const auto& parameter : group.parameters) {
       const at::Tensor& tensor = parameter.second;
       (tensor.dim() >= 2 ? decayed : plain).places.push_back(parameters_.size());
-      const at::Tensor master =
-          tensor.scalar_type() == at::kFloat ? tensor.detach() : tensor.detach().to(at::kFloat);
+      const at::Tensor master = tensor.scalar_type() == at::kFloat ? tensor.detach() : tensor.detach().to(at::kFloat);
       slots_.push_back({master, at::zeros_like(master), at::zeros_like(master), at::zeros({}, master.options())});
       parameters_.push_back(parameter);
     }

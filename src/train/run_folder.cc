@@ -94,17 +94,15 @@ void RunFolder::log_sample(const Json& sample, const std::string& file) {
   log->write_line(sample.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
-void RunFolder::save_checkpoint(const models::FolderContent& model, const AdamW& optimizer,
-                                const TrainerState& state) {
+void RunFolder::save_checkpoint(const models::FolderContent& model, const AdamW& optimizer, const TrainerState& state) {
   finish();
   models::FolderContent content = model;
   content.tensors[kOptimizer] = optimizer.state();
   content.texts[kState] = Json{{"step", state.step}, {"extra", state.extra}}.dump(2) + "\n";
   if (!options_.async_save) return write_checkpoint(folder_, state.step, content, options_.keep_last);
-  saving_ = std::async(std::launch::async, [folder = folder_, step = state.step, keep_last = options_.keep_last,
-                                            copy = models::copy_content(content)] {
-    write_checkpoint(folder, step, copy, keep_last);
-  });
+  saving_ = std::async(std::launch::async,
+                       [folder = folder_, step = state.step, keep_last = options_.keep_last,
+                        copy = models::copy_content(content)] { write_checkpoint(folder, step, copy, keep_last); });
 }
 
 void RunFolder::finish() {

@@ -123,9 +123,10 @@ class SftTrainer {
       profile_.end_step();
       num_tokens += metrics.at("num_tokens").get<std::int64_t>();
       if (step_ % options_.run.log_every == 0 || step_ == steps_) run_.log(metrics);
-      progress.update(step_, fmt::format("loss {:.4f}, {} tokens/s", metrics.at("loss").get<double>(),
-                                         format_count(static_cast<std::int64_t>(static_cast<double>(num_tokens) /
-                                                                                seconds_since(start)))));
+      progress.update(
+          step_,
+          fmt::format("loss {:.4f}, {} tokens/s", metrics.at("loss").get<double>(),
+                      format_count(static_cast<std::int64_t>(static_cast<double>(num_tokens) / seconds_since(start)))));
       const bool stop = interrupt_requested();
       if (stop || step_ == steps_ || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0)) save();
       if (stop && step_ < steps_) {
@@ -234,8 +235,7 @@ class SftTrainer {
     std::vector<std::int64_t> sizes;
     for (const TrainingSequence& sequence : batch.sequences) sizes.push_back(sequence.length());
     // Enough passes that every worker has one.
-    const std::int64_t limit =
-        std::min(options_.run.micro_batch_tokens, batch.num_tokens / nn::num_workers() + 1);
+    const std::int64_t limit = std::min(options_.run.micro_batch_tokens, batch.num_tokens / nn::num_workers() + 1);
     const auto splits = split_by_size(sizes, limit);
     std::vector<double> losses(splits.size());
     std::vector<at::Tensor> gradients;
@@ -269,26 +269,26 @@ class SftTrainer {
     }
     ++step_;
     const double seconds = seconds_since(step_start);
-    return {{"step", step_},
-            {"loss", loss},
-            {"lr", lr},
-            {"grad_norm", grad_norm},
-            {"epoch", static_cast<double>(step_ * options_.batch_size) / static_cast<double>(dataset_->size())},
-            {"num_tokens", batch.num_tokens},
-            {"num_target_tokens", batch.num_targets},
-            {"num_skipped", num_skipped_},
-            {"num_nonfinite_steps", num_nonfinite_},
-            {"packing_fill", splits.empty() ? 1.0
-                                            : static_cast<double>(batch.num_tokens) /
-                                                  static_cast<double>(static_cast<std::int64_t>(splits.size()) *
-                                                                      limit)},
-            {"tokens_per_second", static_cast<double>(batch.num_tokens) / seconds},
-            {"samples_per_second", static_cast<double>(batch.sequences.size()) / seconds},
-            {"step_time", seconds},
-            {"step_time/data", data_seconds},
-            {"step_time/gradient", gradient_seconds},
-            {"step_time/optimizer", seconds_since(optimizer_start)},
-            {"peak_memory", peak_memory_bytes()}};
+    return {
+        {"step", step_},
+        {"loss", loss},
+        {"lr", lr},
+        {"grad_norm", grad_norm},
+        {"epoch", static_cast<double>(step_ * options_.batch_size) / static_cast<double>(dataset_->size())},
+        {"num_tokens", batch.num_tokens},
+        {"num_target_tokens", batch.num_targets},
+        {"num_skipped", num_skipped_},
+        {"num_nonfinite_steps", num_nonfinite_},
+        {"packing_fill", splits.empty() ? 1.0
+                                        : static_cast<double>(batch.num_tokens) /
+                                              static_cast<double>(static_cast<std::int64_t>(splits.size()) * limit)},
+        {"tokens_per_second", static_cast<double>(batch.num_tokens) / seconds},
+        {"samples_per_second", static_cast<double>(batch.sequences.size()) / seconds},
+        {"step_time", seconds},
+        {"step_time/data", data_seconds},
+        {"step_time/gradient", gradient_seconds},
+        {"step_time/optimizer", seconds_since(optimizer_start)},
+        {"peak_memory", peak_memory_bytes()}};
   }
 
   const SftOptions options_;

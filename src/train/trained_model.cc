@@ -36,8 +36,7 @@ TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options,
       throw_invalid(
           "{} is itself an adapter; merge it into its model before a new adapter is put on top (thinkvg export)",
           start.string());
-    adapters_ =
-        std::make_unique<models::Adapters>(bundle_.model, options.lora, static_cast<std::uint64_t>(seed));
+    adapters_ = std::make_unique<models::Adapters>(bundle_.model, options.lora, static_cast<std::uint64_t>(seed));
   }
   choose_parameters(options);
 }

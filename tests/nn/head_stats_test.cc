@@ -24,8 +24,7 @@ struct Case {
     return result;
   }
   TokenStats plain(double temperature) const {
-    const at::Tensor logits =
-        at::linear(hidden, weight).index_fill(1, banned, -std::numeric_limits<float>::infinity());
+    const at::Tensor logits = at::linear(hidden, weight).index_fill(1, banned, -std::numeric_limits<float>::infinity());
     return token_stats(logits, targets, temperature);
   }
 };

@@ -9,14 +9,18 @@ Usage: python tests/parity/write_policy_loss.py [--out tests/data/policy_loss/go
 
 import argparse
 import collections
+import inspect
 import json
+import math
 import pathlib
+import textwrap
 import types
 
 import numpy as np
 import torch
 import trl
 from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
 
 # TRL makes some of its constants in torch's default type.
 torch.set_default_dtype(torch.float64)
@@ -32,25 +36,59 @@ DEFAULTS = {
     "sapo_temperature_neg": 1.05,
     "max_completion_length": 4,
     "micro_batches": 1,
+    "bias_corrected_kl": False,
+    "entropy_coef": 0.0,
+    "top_entropy_quantile": 1.0,
+    "off_policy_threshold": None,
+    "rollout_correction": "none",
+    "correction_min": 0.0,
+    "correction_max": 3.0,
 }
 
 
-def stub_trainer(options: dict, log_probs: torch.Tensor) -> types.SimpleNamespace:
+def stub_trainer(options: dict, log_probs: torch.Tensor, entropies: torch.Tensor) -> types.SimpleNamespace:
     """What `_compute_loss` reads of its trainer, on one rank."""
     accelerator = types.SimpleNamespace(
-        num_processes=1, reduce=lambda value, reduction: value, gather=lambda value: value)
+        num_processes=1, reduce=lambda value, reduction: value, gather=lambda value: value, sync_gradients=False,
+        pad_across_processes=lambda value, dim, pad_index: value)
     args = types.SimpleNamespace(
-        delta=options["delta"], use_bias_correction_kl=False, steps_per_generation=options["micro_batches"],
+        delta=options["delta"], use_bias_correction_kl=options["bias_corrected_kl"], steps_per_generation=options["micro_batches"],
         sapo_temperature_pos=options["sapo_temperature_pos"], sapo_temperature_neg=options["sapo_temperature_neg"])
-    return types.SimpleNamespace(
+    trainer = types.SimpleNamespace(
         accelerator=accelerator, args=args, model=types.SimpleNamespace(training=True),
         _metrics={"train": collections.defaultdict(list)},
-        _get_per_token_logps_and_entropies=lambda *_, **__: (log_probs, torch.zeros_like(log_probs), None),
+        _get_per_token_logps_and_entropies=lambda *_, **__: (log_probs, entropies, None),
         current_gradient_accumulation_steps=options["micro_batches"],
         loss_type=options["loss_type"], importance_sampling_level=options["importance_sampling_level"],
         epsilon_low=options["epsilon_low"], epsilon_high=options["epsilon_high"], beta=options["beta"],
-        max_completion_length=options["max_completion_length"], use_vllm=False, off_policy_mask_threshold=None,
-        top_entropy_quantile=1.0, aux_loss_enabled=False, _entropy_bonus_enabled=False)
+        max_completion_length=options["max_completion_length"], use_vllm=options["rollout_correction"] != "none",
+        vllm_importance_sampling_correction=True, off_policy_mask_threshold=options["off_policy_threshold"],
+        get_off_policy_mask=GRPOTrainer.get_off_policy_mask, top_entropy_quantile=options["top_entropy_quantile"],
+        aux_loss_enabled=False, _entropy_bonus_enabled=options["entropy_coef"] != 0, use_adaptive_entropy=False,
+        entropy_coef=options["entropy_coef"])
+    trainer.get_high_entropy_mask = types.MethodType(GRPOTrainer.get_high_entropy_mask, trainer)
+    return trainer
+
+
+def lines_between(first: str, last: str) -> str:
+    """The lines of TRL's _generate_and_score_completions from the one that holds `first` to the one with `last`."""
+    lines = inspect.getsource(GRPOTrainer._generate_and_score_completions).splitlines()
+    begin = next(i for i, line in enumerate(lines) if first in line)
+    end = next(i for i, line in enumerate(lines) if i >= begin and last in line)
+    return textwrap.dedent("\n".join(lines[begin:end + 1]))
+
+
+def correction_weights(options: dict, old: torch.Tensor, rollout: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """TRL's vllm_importance_sampling_ratio."""
+    source = lines_between("per_token_logps_diff = (old_per_token_logps", "Unknown vLLM importance sampling level")
+    source += "\n    )"
+    trainer = types.SimpleNamespace(vllm_importance_sampling_mode=options["rollout_correction"],
+                                    vllm_importance_sampling_clip_min=options["correction_min"],
+                                    vllm_importance_sampling_clip_max=options["correction_max"])
+    names = {"self": trainer, "old_per_token_logps": old, "sampling_per_token_logps": rollout, "mask": mask,
+             "torch": torch, "math": math}
+    exec(source, names)  # noqa: S102 - TRL's own lines
+    return names["vllm_importance_sampling_ratio"]
 
 
 def evaluate(name: str, batch: dict, **changes) -> dict:
@@ -70,14 +108,24 @@ def evaluate(name: str, batch: dict, **changes) -> dict:
             "advantages": torch.tensor(batch["advantages"]), "ref_per_token_logps": padded(batch["reference"])}
     if batch["old"] is not None:
         rows["old_per_token_logps"] = padded(batch["old"])
+    entropies = padded(batch["entropy"]) if "entropy" in batch else torch.zeros(mask.shape)
+    entropies.requires_grad_()
+    if "rollout" in batch:
+        rows["sampling_per_token_logps"] = padded(batch["rollout"])
+    if options["rollout_correction"] != "none":
+        rows["importance_sampling_ratio"] = correction_weights(options, rows["old_per_token_logps"],
+                                                               rows["sampling_per_token_logps"], mask)
     loss = 0.0
     for index in torch.arange(len(lengths)).chunk(options["micro_batches"]):
         inputs = {key: value[index] for key, value in rows.items()} | {"num_items_in_batch": mask.sum()}
-        trainer = stub_trainer(options, policy[index])
+        trainer = stub_trainer(options, policy[index], entropies[index])
         part = GRPOTrainer._compute_loss(trainer, None, inputs)
         part.backward()
         loss += part.item()
     case = {"name": name, **batch, **options, "loss": loss, "gradient": policy.grad[mask].tolist()}
+    if entropies.grad is not None:
+        case["entropy_gradient"] = entropies.grad[mask].tolist()
+    case["off_policy_threshold"] = options["off_policy_threshold"] or 0.0
     # TRL counts completions, not tokens, where the ratio is the sequence's.
     if options["micro_batches"] == 1 and options["importance_sampling_level"] == "token":
         logged = trainer._metrics["train"]
@@ -152,15 +200,74 @@ def random_cases() -> list[dict]:
     return cases
 
 
+def extended_cases() -> list[dict]:
+    """What TRL calls bias-corrected KL, entropy bonus, high-entropy tokens, off-policy mask, importance correction."""
+    random = np.random.default_rng(12)
+
+    def batch(lengths):
+        def near(values, spread):
+            return np.round(np.minimum(values + random.normal(0, spread, len(values)), -0.001), 4)
+
+        old = near(-random.exponential(1.0, sum(lengths)), 0.0)
+        policy = near(old, 0.4)
+        return {"lengths": lengths, "policy": policy.tolist(), "old": old.tolist(),
+                "reference": near(policy, 0.3).tolist(), "rollout": near(old, 0.3).tolist(),
+                "entropy": np.round(random.exponential(1.0, sum(lengths)), 4).tolist(),
+                "advantages": np.round(random.normal(0, 1.2, len(lengths)), 4).tolist()}
+
+    settings = [
+        {"loss_type": "grpo", "beta": 0.1, "bias_corrected_kl": True},
+        {"loss_type": "grpo", "beta": 0.1, "bias_corrected_kl": True, "importance_sampling_level": "sequence"},
+        {"loss_type": "dapo", "entropy_coef": 0.02},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", "entropy_coef": 0.01, "beta": 0.04},
+        {"loss_type": "dapo", "top_entropy_quantile": 0.2, "beta": 0.04},
+        {"loss_type": "grpo", "top_entropy_quantile": 0.55, "entropy_coef": 0.03},
+        {"loss_type": "dapo", "top_entropy_quantile": 0.11},
+        {"loss_type": "dapo", "off_policy_threshold": 0.05},
+        {"loss_type": "grpo", "off_policy_threshold": 0.01, "beta": 0.02},
+    ]
+    for mode in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"):
+        settings.append({"loss_type": "dapo", "rollout_correction": mode, "correction_min": 0.8, "correction_max": 1.25})
+        settings.append({"loss_type": "grpo", "rollout_correction": mode, "correction_max": 1.1, "beta": 0.04})
+    return [evaluate(f"extended {i}", batch([4, 7, 2, 5]), **changes) for i, changes in enumerate(settings)]
+
+
+def advantage_cases() -> list[dict]:
+    """TRL's advantages, rewards of None (null) included."""
+    random = np.random.default_rng(13)
+    source = lines_between("unscorable_mask =", "advantages = torch.nan_to_num")
+    cases = []
+    for group_size, num_groups, weights in ((4, 1, [1.0]), (4, 3, [1.0, 2.0, 0.2]), (8, 2, [0.5, 1.0])):
+        for scaling in ("group", "batch", "none", "decoupled"):
+            rewards = np.round(random.uniform(0, 1, (group_size * num_groups, len(weights))), 3)
+            rewards[random.uniform(size=rewards.shape) < 0.25] = np.nan
+            if num_groups > 1:
+                rewards[:group_size] = 0.5  # a group without signal
+            trainer = types.SimpleNamespace(
+                multi_objective_aggregation="normalize_then_sum" if scaling == "decoupled" else "sum_then_normalize",
+                scale_rewards=scaling, reward_weights=torch.tensor(weights), reward_funcs=weights)
+            names = {"self": trainer, "rewards_per_func": torch.tensor(rewards), "num_generations": group_size,
+                     "device": "cpu", "torch": torch, "nanstd": grpo_trainer.nanstd}
+            exec(source, names)  # noqa: S102 - TRL's own lines
+            cases.append({"name": f"{scaling} {num_groups} x {group_size}", "scaling": scaling,
+                          "group_size": group_size, "weights": weights,
+                          "rewards": [[None if np.isnan(x) else x for x in row] for row in rewards.tolist()],
+                          "advantages": names["advantages"].tolist()})
+    return cases
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = pathlib.Path(__file__).resolve().parent
     parser.add_argument("--out", type=pathlib.Path, default=here.parent / "data" / "policy_loss" / "golden.json")
     arguments = parser.parse_args()
-    cases = golden_cases() + random_cases()
-    lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
-    source = f"trl {trl.__version__} GRPOTrainer._compute_loss"
-    arguments.out.write_text(f'{{"source": "{source}", "cases": [\n{lines}\n]}}\n')
+
+    def write(file, source, cases):
+        lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
+        file.write_text(f'{{"source": "trl {trl.__version__} {source}", "cases": [\n{lines}\n]}}\n')
+
+    write(arguments.out, "GRPOTrainer._compute_loss", golden_cases() + random_cases() + extended_cases())
+    write(arguments.out.with_name("advantages.json"), "GRPOTrainer._generate_and_score_completions", advantage_cases())
 
 
 if __name__ == "__main__":

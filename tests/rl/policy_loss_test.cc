@@ -6,7 +6,7 @@
 #include <set>
 
 #include "thinkvg/core/json.h"
-#include "thinkvg/core/random.h"
+#include "thinkvg/rl/advantage.h"
 
 namespace thinkvg::rl {
 namespace {
@@ -51,6 +51,11 @@ PolicyLossInput micro_batch(const PolicyLossInput& whole, std::int64_t first, st
   part.log_probs = whole.log_probs.narrow(0, begin, tokens);
   if (whole.old_log_probs.defined()) part.old_log_probs = whole.old_log_probs.narrow(0, begin, tokens);
   if (whole.ref_log_probs.defined()) part.ref_log_probs = whole.ref_log_probs.narrow(0, begin, tokens);
+  const auto narrow = [&](at::Tensor& tensor) {
+    if (tensor.defined()) tensor = tensor.narrow(0, begin, tokens);
+  };
+  for (at::Tensor* tensor : {&part.rollout_log_probs, &part.entropy, &part.token_weights, &part.token_mask})
+    narrow(*tensor);
   part.sequence = whole.sequence.narrow(0, begin, tokens) - first;
   part.advantages = whole.advantages.narrow(0, first, count);
   part.lengths = whole.lengths.narrow(0, first, count);
@@ -128,6 +133,8 @@ PolicyLossInput input_of(const Json& entry) {
   PolicyLossInput input;
   input.log_probs = numbers("policy").set_requires_grad(true);
   if (!entry["old"].is_null()) input.old_log_probs = numbers("old");
+  if (entry.contains("rollout")) input.rollout_log_probs = numbers("rollout");
+  if (entry.contains("entropy")) input.entropy = numbers("entropy").set_requires_grad(true);
   input.ref_log_probs = numbers("reference");
   input.advantages = numbers("advantages");
   input.lengths = at::tensor(entry["lengths"].get<std::vector<std::int64_t>>(), at::kLong);
@@ -135,6 +142,17 @@ PolicyLossInput input_of(const Json& entry) {
   input.total_completions = input.lengths.size(0);
   input.total_tokens = input.log_probs.size(0);
   input.num_micro_batches = entry["micro_batches"].get<std::int64_t>();
+  const double share = entry.value("top_entropy_quantile", 1.0);
+  if (share < 1) {
+    input.token_mask = top_entropy_tokens(input.entropy.detach(), share);
+    input.total_masked_tokens = input.token_mask.sum().item<std::int64_t>();
+  }
+  const std::string correction = entry.value("rollout_correction", "none");
+  if (correction != "none")
+    input.token_weights =
+        rollout_correction(input.old_log_probs, input.rollout_log_probs, input.sequence, input.lengths,
+                           {parse_rollout_correction(correction), entry["correction_min"].get<double>(),
+                            entry["correction_max"].get<double>()});
   return input;
 }
 
@@ -149,6 +167,9 @@ PolicyLossOptions options_of(const Json& entry) {
   options.sapo_temperature_pos = entry["sapo_temperature_pos"].get<double>();
   options.sapo_temperature_neg = entry["sapo_temperature_neg"].get<double>();
   options.max_completion_length = entry["max_completion_length"].get<std::int64_t>();
+  options.bias_corrected_kl = entry.value("bias_corrected_kl", false);
+  options.entropy_coef = entry.value("entropy_coef", 0.0);
+  options.off_policy_threshold = entry.value("off_policy_threshold", 0.0);
   return options;
 }
 
@@ -173,6 +194,10 @@ TEST(PolicyLossParity, LossesAndGradientsEqualTrls) {
       sum.clipped_high += part.clipped_high;
     }
     EXPECT_NEAR(sum.loss.item<double>(), entry["loss"].get<double>(), 1e-9);
+    if (options.entropy_coef != 0) {
+      const at::Tensor of_entropy = at::tensor(entry["entropy_gradient"].get<std::vector<double>>(), at::kDouble);
+      EXPECT_LT((input.entropy.grad() - of_entropy).abs().max().item<double>(), 1e-9);
+    }
     const at::Tensor expected = at::tensor(entry["gradient"].get<std::vector<double>>(), at::kDouble);
     EXPECT_LT((input.log_probs.grad() - expected).abs().max().item<double>(), 1e-9);
     // TRL counts clipped tokens in single precision.
@@ -209,6 +234,16 @@ TEST(PolicyLossTest, DualClipBoundsTheRatioOfBadTokens) {
   EXPECT_LT(policy_loss(input, options).loss.item<double>(), unbounded);
 }
 
+TEST(PolicyLossTest, KlEstimatesAreTheirFormulas) {
+  const at::Tensor policy = at::tensor({-1.0, -0.5}, at::kDouble), reference = at::tensor({-1.3, -0.1}, at::kDouble);
+  const auto values = [&](const char* name) { return kl_estimate(policy, reference, parse_kl_estimator(name)); };
+  EXPECT_TRUE(at::allclose(values("k1"), at::tensor({0.3, -0.4}, at::kDouble)));
+  EXPECT_TRUE(at::allclose(values("k2"), at::tensor({0.045, 0.08}, at::kDouble)));
+  EXPECT_TRUE(at::allclose(values("k3"), at::tensor({std::exp(-0.3) + 0.3 - 1, std::exp(0.4) - 0.4 - 1}, at::kDouble)));
+  EXPECT_THROW(parse_kl_estimator("k4"), std::invalid_argument);
+  EXPECT_THROW(parse_rollout_correction("clip"), std::invalid_argument);
+}
+
 TEST(PolicyLossTest, WrongUseIsAnError) {
   PolicyLossInput input = golden_input();
   input.ref_log_probs.reset();
@@ -224,30 +259,6 @@ TEST(PolicyLossTest, WrongUseIsAnError) {
   EXPECT_THROW(parse_ratio_level("word"), std::invalid_argument);
   EXPECT_THROW(parse_advantage_scaling("std"), std::invalid_argument);
   EXPECT_THROW(group_advantages({1, 2, 3}, 2, AdvantageScaling::group), std::invalid_argument);
-}
-
-TEST(AdvantageTest, EqualRewardsGiveExactlyZero) {
-  const Advantages advantages = group_advantages({.3, .3, .3, 1, 0, 0}, 3, AdvantageScaling::batch);
-  EXPECT_EQ(advantages.zero_signal, (std::vector<bool>{true, false}));
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(advantages.values[static_cast<std::size_t>(i)], 0);
-}
-
-TEST(AdvantageTest, GroupScalingHasUnitDeviationAndNoneKeepsTheScale) {
-  RandomStream random({1});
-  std::vector<double> rewards;
-  for (int i = 0; i < 64; ++i) rewards.push_back(random.uniform());
-  const Advantages scaled = group_advantages(rewards, 8, AdvantageScaling::group);
-  const Advantages plain = group_advantages(rewards, 8, AdvantageScaling::none);
-  for (std::size_t begin = 0; begin < 64; begin += 8) {
-    double sum = 0, squares = 0;
-    for (std::size_t i = begin; i < begin + 8; ++i) {
-      sum += scaled.values[i];
-      squares += scaled.values[i] * scaled.values[i];
-      EXPECT_NEAR(plain.values[i] - plain.values[begin], rewards[i] - rewards[begin], 1e-12);
-    }
-    EXPECT_NEAR(sum, 0, 1e-9);
-    EXPECT_NEAR(squares / 7, 1, 2e-3);
-  }
 }
 
 }  // namespace

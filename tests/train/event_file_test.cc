@@ -48,8 +48,9 @@ TEST(EventFileParity, TensorBoardReadsTheScalars) {
     EventFile events(folder.path(), 3);  // resumed behind step 2
     events.write(3, {{"loss", 9.0}, {"lr", 1e-3}});
   }
-  const auto result = test::run_process({python, std::string(THINKVG_SOURCE_DIR) + "/tests/parity/open_in_tensorboard.py",
-                                         folder.path().string(), "1=1.0,2=0.5,3=9.0"});
+  const auto result =
+      test::run_process({python, std::string(THINKVG_SOURCE_DIR) + "/tests/parity/open_in_tensorboard.py",
+                         folder.path().string(), "1=1.0,2=0.5,3=9.0"});
   EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
 }
 

@@ -6,10 +6,10 @@
 #include "tests/support/tiny_run.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/grounding/response.h"
+#include "thinkvg/models/adapters.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/optimizer.h"
 #include "thinkvg/train/run_folder.h"
-#include "thinkvg/models/adapters.h"
 #include "thinkvg/train/sft.h"
 
 namespace thinkvg::train {

@@ -11,11 +11,11 @@ namespace thinkvg::nn {
 
 // A low-rank adapter of a linear layer (LoRA; Hu et al. 2021, arXiv 2106.09685): y += scale * up(down(dropout(x))).
 struct LowRankAdapter {
-  at::Tensor down;            // [R, D], "lora_A"
-  at::Tensor up;              // [E, R], "lora_B"; zero in a new adapter
-  double scale = 1.0;         // alpha / R, or alpha / sqrt(R) (rsLoRA; Kalajdzievski 2023)
-  double dropout = 0.0;       // share of the inputs that is dropped while a DropoutStream is there
-  std::uint64_t key = 0;      // tells this adapter's dropout from the others'
+  at::Tensor down;        // [R, D], "lora_A"
+  at::Tensor up;          // [E, R], "lora_B"; zero in a new adapter
+  double scale = 1.0;     // alpha / R, or alpha / sqrt(R) (rsLoRA; Kalajdzievski 2023)
+  double dropout = 0.0;   // share of the inputs that is dropped while a DropoutStream is there
+  std::uint64_t key = 0;  // tells this adapter's dropout from the others'
 
   // What is added to the layer's output for `input` [N, D].
   at::Tensor forward(const at::Tensor& input) const;

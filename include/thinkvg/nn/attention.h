@@ -34,8 +34,8 @@ class AttentionContext {
   // scaled by 1 / sqrt(K).
   virtual at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                             const at::Tensor& value) = 0;
-  // A context with the same effect that may outlive this one and records nothing, for a pass that is repeated (activation
-  // checkpointing). Throws std::invalid_argument where a pass cannot be repeated: a decoding cache.
+  // A context with the same effect that may outlive this one and records nothing, for a pass that is repeated
+  // (activation checkpointing). Throws std::invalid_argument where a pass cannot be repeated: a decoding cache.
   virtual std::shared_ptr<AttentionContext> repeatable() const;
 };
 

@@ -12,8 +12,8 @@ namespace thinkvg::nn {
 
 struct HeadOptions {
   double temperature = 1.0;
-  at::Tensor banned;             // int64 ids without probability; may be undefined
-  std::int64_t chunk_rows = 0;   // rows whose logits exist at one time; 0: as many as make 64 M logits, at most 2,048
+  at::Tensor banned;            // int64 ids without probability; may be undefined
+  std::int64_t chunk_rows = 0;  // rows whose logits exist at one time; 0: as many as make 64 M logits, at most 2,048
 };
 
 // token_stats of the logits hidden W^T, for an output head W [V, D] and hidden states [N, D], targets [N] int64: the

@@ -16,8 +16,8 @@ std::int64_t num_workers();
 void run_on_workers(std::int64_t count, const std::function<void(std::int64_t worker)>& body);
 
 // Calls body(i) for i = 0 .. count - 1, shared out to num_workers() threads, each on a thread on which ATen's operators
-// use one thread, also where count is 1: what body(i) computes then depends on i alone, to the bit. Exceptions and modes
-// as above.
+// use one thread, also where count is 1: what body(i) computes then depends on i alone, to the bit. Exceptions and
+// modes as above.
 void run_each_alone(std::int64_t count, const std::function<void(std::int64_t i)>& body);
 
 }  // namespace thinkvg::nn

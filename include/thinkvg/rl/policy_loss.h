@@ -30,43 +30,64 @@ std::string loss_type_name(LossType type);
 enum class RatioLevel { token, sequence };
 RatioLevel parse_ratio_level(std::string_view name);  // throws std::invalid_argument that lists the names
 
-enum class AdvantageScaling { group, batch, none };
-AdvantageScaling parse_advantage_scaling(std::string_view name);
+// Estimates of KL(policy || reference) from one sample, with d = log pi - log ref (Schulman 2020): k1 = d, unbiased;
+// k2 = d^2 / 2; k3 = exp(-d) + d - 1, never negative, TRL's.
+enum class KlEstimator { k1, k2, k3 };
+KlEstimator parse_kl_estimator(std::string_view name);  // throws std::invalid_argument that lists the names
+at::Tensor kl_estimate(const at::Tensor& log_probs, const at::Tensor& ref_log_probs, KlEstimator estimator);
 
-struct Advantages {
-  std::vector<double> values;     // [B]
-  std::vector<bool> zero_signal;  // [groups]: all rewards of the group are equal
+// What is done about the gap between the probabilities that a completion was sampled with and the trainer's own before
+// the update: its tokens' losses are weighted by pi_old / pi_rollout, of the token or of the whole completion,
+// truncated to [min, max], or set to 0 outside of it (TRL's vllm_importance_sampling_mode).
+enum class RolloutCorrection { none, token_truncate, token_mask, sequence_truncate, sequence_mask };
+RolloutCorrection parse_rollout_correction(std::string_view name);  // throws std::invalid_argument that lists the names
+struct RolloutCorrectionOptions {
+  RolloutCorrection mode = RolloutCorrection::none;
+  double min = 0;
+  double max = 3;
 };
+// Weights [N] of the tokens; `sequence` [N] and `lengths` [B] as in PolicyLossInput.
+at::Tensor rollout_correction(const at::Tensor& old_log_probs, const at::Tensor& rollout_log_probs,
+                              const at::Tensor& sequence, const at::Tensor& lengths,
+                              const RolloutCorrectionOptions& options);
 
-// A_i = (R_i - mean of its group) / (s + 1e-4); s: sample standard deviation of the group, or of the batch, or no
-// division. A group whose rewards are all equal gets exactly 0. rewards [B], completions of a group side by side.
-// Throws std::invalid_argument unless B is a multiple of group_size > 0.
-Advantages group_advantages(const std::vector<double>& rewards, std::int64_t group_size, AdvantageScaling scaling);
+// Tokens of a whole step whose entropy lies in the top `share` (arXiv 2506.01939): [N] bool. Ties at the bound count.
+at::Tensor top_entropy_tokens(const at::Tensor& entropies, double share);
 
 struct PolicyLossOptions {
   LossType type = LossType::dapo;
   RatioLevel ratio_level = RatioLevel::token;
   double epsilon_low = 0.2;
-  double epsilon_high = 0.28;              // cispo: the bound of the ratio itself, such as 5
-  double delta = 0;                        // upper bound of the ratio before the minimum (dual clip); 0: none
-  double beta = 0.04;                      // weight of the k3 estimate of KL(policy || reference)
-  double sapo_temperature_pos = 1.0;       // sapo only: tau where A > 0
-  double sapo_temperature_neg = 1.05;      // sapo only: tau elsewhere
+  double epsilon_high = 0.28;  // cispo: the bound of the ratio itself, such as 5
+  double delta = 0;            // upper bound of the ratio before the minimum (dual clip); 0: none
+  double beta = 0.04;          // weight of the estimate of KL(policy || reference)
+  KlEstimator kl = KlEstimator::k3;
+  bool bias_corrected_kl = false;      // the estimate is weighted by rho (DeepSeek-V3.2)
+  double entropy_coef = 0;             // the loss gets - entropy_coef * mean entropy of the tokens
+  double off_policy_threshold = 0;     // completions with A < 0 whose mean log(pi_rollout / pi) is above it carry no
+                                       // policy loss (DeepSeek-V3.2); 0: off
+  double sapo_temperature_pos = 1.0;   // sapo only: tau where A > 0
+  double sapo_temperature_neg = 1.05;  // sapo only: tau elsewhere
   std::int64_t max_completion_length = 0;  // dr_grpo only
 };
 
 // One micro-batch of whole completions, their tokens end to end in the order of `lengths`. One device.
 struct PolicyLossInput {
-  at::Tensor log_probs;      // [N] of the policy, with gradient
-  at::Tensor old_log_probs;  // [N] of the policy that the completions came from; undefined: the same (ratio 1)
-  at::Tensor ref_log_probs;  // [N] of the reference; undefined: beta must be 0
-  at::Tensor advantages;     // [B]
-  at::Tensor sequence;       // [N] int64: which completion a token belongs to
-  at::Tensor lengths;        // [B] int64: number of tokens of each completion, may be 0
+  at::Tensor log_probs;          // [N] of the policy, with gradient
+  at::Tensor old_log_probs;      // [N] of the policy that the completions came from; undefined: the same (ratio 1)
+  at::Tensor ref_log_probs;      // [N] of the reference; undefined: beta must be 0
+  at::Tensor rollout_log_probs;  // [N] as sampled; needed for off_policy_threshold only; undefined: old_log_probs
+  at::Tensor entropy;            // [N] with gradient; needed where entropy_coef is not 0
+  at::Tensor token_weights;      // [N] of the policy loss, such as rollout_correction's; undefined: 1
+  at::Tensor token_mask;         // [N] bool: tokens that carry policy loss and entropy bonus; undefined: all
+  at::Tensor advantages;         // [B]
+  at::Tensor sequence;           // [N] int64: which completion a token belongs to
+  at::Tensor lengths;            // [B] int64: number of tokens of each completion, may be 0
   // Of the whole optimizer step, over all micro-batches and ranks: with them the gradient does not depend on the split.
   std::int64_t total_completions = 0;
   std::int64_t total_tokens = 0;
-  std::int64_t num_micro_batches = 1;  // bnpo only: its mean is divided by it
+  std::int64_t num_micro_batches = 1;    // bnpo only: its mean is divided by it
+  std::int64_t total_masked_tokens = 0;  // tokens of token_mask, for the entropy bonus; unused without a mask
 };
 
 struct PolicyLoss {
@@ -77,7 +98,7 @@ struct PolicyLoss {
   double clipped_high = 0;  // tokens with ratio > 1 + epsilon_high (cispo: > epsilon_high) and A > 0; sapo: 0
 };
 
-// Token loss by type, plus beta * k3 with k3 = exp(lr - lp) - (lr - lp) - 1, aggregated by type:
+// Token loss by type, times token_weights and token_mask, plus beta * KL, aggregated by type:
 //   -min(min(rho, delta) A, clip(rho, 1 - epsilon_low, 1 + epsilon_high) A)   all but
 //   -min(rho, epsilon_high) A lp, no gradient through rho                     cispo
 //   -(4 / tau) sigmoid(tau (rho - 1)) A                                       sapo

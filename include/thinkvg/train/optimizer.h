@@ -28,9 +28,9 @@ class AdamW {
   // Weight decay applies to tensors of two or more dimensions.
   AdamW(const std::vector<ParameterGroup>& groups, const OptimizerOptions& options);
 
-  // gradients[i]: of the i-th parameter of the groups, counted through, in fp32 or the parameter's type; undefined where
-  // there is none. Clips them, in place, to the global norm options.grad_clip and updates. Returns the global norm before
-  // clipping; when it is not finite nothing is changed.
+  // gradients[i]: of the i-th parameter of the groups, counted through, in fp32 or the parameter's type; undefined
+  // where there is none. Clips them, in place, to the global norm options.grad_clip and updates. Returns the global
+  // norm before clipping; when it is not finite nothing is changed.
   double step(const std::vector<at::Tensor>& gradients, double lr);
 
   // All parameters of the groups, in order.

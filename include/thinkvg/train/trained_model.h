@@ -31,7 +31,8 @@ struct TuningOptions {
               "Of the weights: float32, or bfloat16 (fp32 masters and optimizer state are kept beside them).");
     v.setting("gradient_checkpointing", gradient_checkpointing,
               "Keep each layer's input alone and compute the layer again in the backward pass: less memory, slower.");
-    v.section("lora", lora, "Low-rank adapters in place of full fine-tuning; freeze_* then only adds to what is frozen.");
+    v.section("lora", lora,
+              "Low-rank adapters in place of full fine-tuning; freeze_* then only adds to what is frozen.");
   }
   // Throws std::invalid_argument naming the setting.
   void check() const;
