@@ -22,7 +22,7 @@ class AnswerReward final : public Reward {
  public:
   AnswerReward(const RewardOptions& options, const RewardResources& resources) : rules_(options) {
     check_one_of("open_text", options.open_text, {"overlap", "judge"});
-    if (options.open_text == "judge") judge_ = std::make_unique<JudgeScorer>("answer", options.judge, resources.judge);
+    if (options.open_text == "judge") judge_ = std::make_unique<JudgeScorer>("answer", options.judge, resources);
   }
 
   std::string name() const override { return "answer"; }

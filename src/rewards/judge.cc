@@ -376,7 +376,7 @@ std::vector<JudgeReply> CachedJudge::ask(std::span<const JudgeRequest> requests)
       replies[i] = known->second;
       ++state_->num_hits;
     } else if (!state_->inner) {
-      replies[i].problem = "not in the cache, and there is no judge (judge.url is empty)";
+      replies[i].problem = "not in the cache, and there is no judge (judge.url)";
     } else {
       open.push_back(requests[i]);
       places.push_back(i);
@@ -422,14 +422,21 @@ void JudgeOptions::check() const {
   failure.check("judge");
 }
 
-std::shared_ptr<Judge> make_judge(const JudgeOptions& options) {
+std::shared_ptr<Judge> make_judge(const JudgeOptions& options, const LocalJudgeFactory& local) {
   options.check();
+  std::shared_ptr<Judge> judge;
   std::shared_ptr<HttpJudge> server;
-  if (!options.url.empty()) server = make_http_judge(options);
-  if (options.cache.empty()) return server;
+  if (options.url == "local") {
+    if (local) judge = local(options);
+    if (!judge && options.cache.empty())
+      throw_invalid("judge.url is local, but nothing here can load a model; 'thinkvg grpo' can, or give judge.cache");
+  } else if (!options.url.empty()) {
+    judge = server = make_http_judge(options);
+  }
+  if (options.cache.empty()) return judge;
   // What changes a reply. The URL does not: servers move.
   const Json identity = {options.model, options.temperature, options.max_tokens, options.extra};
-  const auto cached = std::make_shared<CachedJudge>(server, options.cache, identity.dump());
+  const auto cached = std::make_shared<CachedJudge>(judge, options.cache, identity.dump());
   if (server) {
     // Kept as soon as it comes, so that a killed run has paid for nothing twice.
     server->set_listener(

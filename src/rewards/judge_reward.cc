@@ -10,7 +10,7 @@ namespace {
 class JudgeReward final : public Reward {
  public:
   JudgeReward(const RewardOptions& options, const RewardResources& resources)
-      : scorer_("judge", options.judge, resources.judge) {}
+      : scorer_("judge", options.judge, resources) {}
   std::string name() const override { return "judge"; }
   RewardScore score(const RewardInput& input) override { return scorer_.score({&input, 1}).front(); }
   std::vector<RewardScore> score_batch(std::span<const RewardInput> inputs) override { return scorer_.score(inputs); }
@@ -21,10 +21,13 @@ class JudgeReward final : public Reward {
 
 }  // namespace
 
-JudgeScorer::JudgeScorer(std::string reward, const JudgeOptions& options, std::shared_ptr<Judge> judge)
-    : reward_(std::move(reward)), options_(options), judge_(std::move(judge)) {
-  options_.check();
-  if (!judge_) judge_ = make_judge(options_);
+JudgeScorer::JudgeScorer(std::string reward, const JudgeOptions& options, const RewardResources& resources)
+    : reward_(std::move(reward)), options_(options), judge_(resources.judge) {
+  if (judge_) {
+    options_.failure.check("judge");
+  } else {
+    judge_ = make_judge(options_, resources.local_judge);
+  }
   prompt_ = JudgePrompt::read(options_.prompt);
 }
 

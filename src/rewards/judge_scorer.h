@@ -10,8 +10,8 @@ namespace thinkvg::rewards {
 // question to the judge.
 class JudgeScorer {
  public:
-  // `judge` may be null: then one is made from the options. `reward`: the name to complain under.
-  JudgeScorer(std::string reward, const JudgeOptions& options, std::shared_ptr<Judge> judge);
+  // Without a judge among the resources one is made from the options. `reward`: the name to complain under.
+  JudgeScorer(std::string reward, const JudgeOptions& options, const RewardResources& resources);
   std::vector<RewardScore> score(std::span<const RewardInput> inputs);
 
  private:

@@ -14,6 +14,7 @@
 #include "thinkvg/core/random.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/rewards/rollout_log.h"
+#include "thinkvg/rl/local_judge.h"
 #include "thinkvg/rl/policy_loss.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/run_folder.h"
@@ -146,7 +147,7 @@ class GrpoTrainer {
   explicit GrpoTrainer(const GrpoOptions& options)
       : options_(options),
         dataset_(train::open_training_data(options.data)),
-        rewards_(options.rewards, reward_options(options)),
+        rewards_(options.rewards, reward_options(options), reward_resources(options.engine)),
         scaling_(parse_advantage_scaling(options.scale_rewards)),
         run_(options.out, options.resume) {
     loss_options_.type = parse_loss_type(options.loss_type);

@@ -3,7 +3,11 @@
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <httplib.h>
 #include <netinet/in.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -338,6 +342,55 @@ TEST(HttpJudge, ADeadServerCostsOneRequestABatch) {
   EXPECT_THAT(make_http_judge(nowhere)->ask(make_requests(1))[0].problem, HasSubstr("127.0.0.1:1"));
 }
 
+// A key with a certificate for localhost that it signed itself.
+struct SelfSigned {
+  std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key{EVP_EC_gen("P-256"), EVP_PKEY_free};
+  std::unique_ptr<X509, decltype(&X509_free)> certificate{X509_new(), X509_free};
+
+  explicit SelfSigned(const std::filesystem::path& file) {
+    X509* x = certificate.get();
+    X509_set_version(x, 2);
+    ASN1_INTEGER_set(X509_get_serialNumber(x), 1);
+    X509_gmtime_adj(X509_getm_notBefore(x), -60);
+    X509_gmtime_adj(X509_getm_notAfter(x), 3600);
+    X509_set_pubkey(x, key.get());
+    X509_NAME* name = X509_get_subject_name(x);
+    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>("localhost"), -1, -1,
+                               0);
+    X509_set_issuer_name(x, name);
+    X509_EXTENSION* alternative = X509V3_EXT_conf_nid(nullptr, nullptr, NID_subject_alt_name, "DNS:localhost");
+    X509_add_ext(x, alternative, -1);
+    X509_EXTENSION_free(alternative);
+    X509_sign(x, key.get(), EVP_sha256());
+    std::unique_ptr<std::FILE, decltype(&std::fclose)> out(std::fopen(file.c_str(), "w"), std::fclose);
+    PEM_write_X509(out.get(), x);
+  }
+};
+
+TEST(HttpJudge, SpeaksHttpsAndChecksTheCertificate) {
+  const test::TemporaryFolder folder;
+  const SelfSigned identity(folder / "ca.pem");
+  httplib::SSLServer server(identity.certificate.get(), identity.key.get());
+  server.Post("/v1/chat/completions", [](const httplib::Request&, httplib::Response& out) {
+    out.set_content(chat("8 7"), "application/json");
+  });
+  const int port = server.bind_to_any_port("127.0.0.1");
+  std::thread thread([&] { server.listen_after_bind(); });
+  JudgeOptions options;
+  options.url = "https://localhost:" + std::to_string(port) + "/v1/";
+  options.model = "fake";
+  options.max_retries = 0;
+  options.timeout = 5;
+  const std::string refused = make_http_judge(options)->ask(make_requests(1))[0].problem;
+  options.ca_file = (folder / "ca.pem").string();
+  const JudgeReply reply = make_http_judge(options)->ask(make_requests(1))[0];
+  server.stop();
+  thread.join();
+  EXPECT_THAT(refused, HasSubstr("SSL"));
+  EXPECT_EQ(reply.problem, "");
+  EXPECT_EQ(reply.text, "8 7");
+}
+
 TEST(HttpJudge, KeepsItsRateAndItsCost) {
   FakeServer server([](std::int64_t, const FakeServer::Request&) { return Answer{.body = chat("8 8", 1000, 0)}; });
   JudgeOptions options = options_for(server);
@@ -558,10 +611,32 @@ TEST(JudgeReward, RunsAgainFromTheCacheWithoutAServer) {
   EXPECT_EQ(got.reason, "the judge gives 7.5, the reference 7.5");
 }
 
+TEST(JudgeReward, TakesAModelInThisProcess) {
+  const test::TemporaryFolder folder;
+  RewardOptions options;
+  options.judge.prompt = std::string(THINKVG_SOURCE_DIR) + "/configs/judge/semantic.yaml";
+  options.judge.url = "local";
+  options.judge.model = "runs/judge";
+  const test::RewardCase near{.sample = test::reward_sample(QuestionType::open, "large heart", {}),
+                              .text = grounding::format_response("an enlarged heart", {})};
+  std::string folder_asked;
+  RewardResources resources;
+  resources.local_judge = [&](const JudgeOptions& judge) {
+    folder_asked = judge.model;
+    return std::make_shared<ScriptedJudge>([](const JudgeRequest&) { return "8 8"; });
+  };
+  EXPECT_THAT([&] { make_reward("judge", options); },
+              ThrowsMessage<std::invalid_argument>(HasSubstr("'thinkvg grpo' can")));
+  options.judge.cache = (folder / "cache.jsonl").string();
+  EXPECT_FALSE(test::reward_score("judge", near, options).applicable);  // nothing is in the cache yet
+  EXPECT_EQ(test::reward_score("judge", near, options, resources).value, 1);
+  EXPECT_EQ(folder_asked, "runs/judge");
+  EXPECT_EQ(test::reward_score("judge", near, options).value, 1);  // without a model, from the cache
+}
+
 TEST(JudgeReward, FollowsThePaperAndItsPolicy) {
   RewardOptions options;
   options.judge.prompt = std::string(THINKVG_SOURCE_DIR) + "/configs/judge/semantic.yaml";
-  options.judge.cache = "unused";
   options.judge.swap = false;
   std::string reply = "8 7";
   const auto judge = std::make_shared<ScriptedJudge>([&](const JudgeRequest&) { return reply; });
@@ -596,7 +671,6 @@ TEST(AnswerReward, PutsOpenQuestionsToTheJudge) {
   RewardOptions options;
   options.open_text = "judge";
   options.judge.prompt = std::string(THINKVG_SOURCE_DIR) + "/configs/judge/semantic.yaml";
-  options.judge.cache = "unused";
   const auto judge = std::make_shared<ScriptedJudge>([](const JudgeRequest&) { return "8 8"; });
   RewardSet set({"answer"}, options, {judge});
   const test::RewardCase open{.sample = test::reward_sample(QuestionType::open, "large heart", {}),

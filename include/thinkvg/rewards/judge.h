@@ -82,9 +82,13 @@ class CachedJudge final : public Judge {
   std::unique_ptr<State> state_;
 };
 
-// The judge that the options describe: a server behind a cache, where either is given. Throws std::invalid_argument
-// when neither is.
-std::shared_ptr<Judge> make_judge(const JudgeOptions& options);
+// Makes a judge out of the model folder that judge.model names.
+using LocalJudgeFactory = std::function<std::shared_ptr<Judge>(const JudgeOptions& options)>;
+
+// The judge that the options describe: a server, or with url "local" a model in this process, behind a cache where one
+// is given. Without url, or where nothing can make a local one (`local` is empty), the cache answers alone. Throws
+// std::invalid_argument when there is no cache either.
+std::shared_ptr<Judge> make_judge(const JudgeOptions& options, const LocalJudgeFactory& local = nullptr);
 
 // A prompt file: YAML with `user` and, if wanted, `system`; {question}, {choices}, {context}, {answer_1}, {answer_2}
 // stand for the fields of a comparison.

@@ -22,7 +22,7 @@ struct FailurePolicy {
   void check(const char* section) const;
 };
 
-// An OpenAI-compatible server and how to treat it.
+// A judge model: an OpenAI-compatible server and how to treat it, or a model of one's own.
 struct JudgeOptions {
   std::string url;
   std::string model;
@@ -50,8 +50,11 @@ struct JudgeOptions {
   FailurePolicy failure;
 
   void visit(SettingsVisitor& v) {
-    v.setting("url", url, "Base URL of the server, such as http://127.0.0.1:8000/v1; empty: the cache alone answers.");
-    v.setting("model", model, "Name of the judge model, as the server knows it.");
+    v.setting(
+        "url", url,
+        "Base URL of the server, such as http://127.0.0.1:8000/v1; local: the model folder judge.model is loaded; "
+        "empty: the cache alone answers.");
+    v.setting("model", model, "Name of the judge model, as the server knows it; with url: local its folder.");
     v.setting("api_key_env", api_key_env, "Environment variable that holds the key; sent where it is set.");
     v.setting("prompt", prompt, "YAML file with the texts `system` and `user` that the judge is given.");
     v.setting("cache", cache, "File of JSON lines that keeps every reply, and answers again from it; empty: none.");

@@ -10,11 +10,10 @@
 
 #include "thinkvg/data/sample.h"
 #include "thinkvg/grounding/response.h"
+#include "thinkvg/rewards/judge.h"
 #include "thinkvg/rewards/options.h"
 
 namespace thinkvg::rewards {
-
-class Judge;
 
 // What one reward says about one completion.
 struct RewardScore {
@@ -54,7 +53,8 @@ class Reward {
 
 // What a reward is made with, besides its settings.
 struct RewardResources {
-  std::shared_ptr<Judge> judge;  // for rewards that ask a judge; none: one is made from RewardOptions::judge
+  std::shared_ptr<Judge> judge;   // for rewards that ask a judge; none: one is made from RewardOptions::judge
+  LocalJudgeFactory local_judge;  // how a judge in this process is made, for judge.url: local; see rl/local_judge.h
 };
 using RewardFactory = std::function<std::unique_ptr<Reward>(const RewardOptions&, const RewardResources&)>;
 
