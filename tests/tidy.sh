@@ -52,7 +52,7 @@ list() {
   for file in "$@"; do [[ -e $file ]] && grep -qxF "$PWD/$file" <<<"$known" && echo "$file"; done
   return 0
 }
-light=(core grounding image text data eval)
+light=(core grounding image text data rewards eval)
 heavy=(nn models generation dist train rl serve)
 shopt -s nullglob
 files=$(

@@ -17,6 +17,7 @@ const std::vector<CommandInfo>& command_list();
 
 // One function a command, in tools/<command>.cc. Returns the exit code; errors are exceptions.
 int run_score(const Arguments& arguments);
+int run_score_rollouts(const Arguments& arguments);  // score --rollouts
 int run_phantom(const Arguments& arguments);
 int run_report(const Arguments& arguments);
 int run_init(const Arguments& arguments);

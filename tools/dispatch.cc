@@ -18,7 +18,8 @@ const std::vector<CommandInfo>& command_list() {
       {"grpo", "reinforcement with verifiable grounding and answer rewards", Program::tensors},
       {"generate", "ask a model about a picture", Program::tensors},
       {"eval", "score a model on a data set", Program::tensors},
-      {"score", "score a file of predictions, without a model", Program::light},
+      {"score", "score predictions, or the rewards of logged completions (--rollouts FILE), without a model",
+       Program::light},
       {"report", "write an HTML report of one or several runs", Program::pictures},
   };
   return kCommands;

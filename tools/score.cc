@@ -140,6 +140,8 @@ std::vector<data::Sample> read_samples(const data::Dataset& dataset) {
 }  // namespace
 
 int run_score(const Arguments& arguments) {
+  const auto names_rollouts = [](const std::string& a) { return a == "--rollouts" || a.starts_with("--rollouts="); };
+  if (std::any_of(arguments.begin(), arguments.end(), names_rollouts)) return run_score_rollouts(arguments);
   ScoreOptions options;
   if (!parse_options("score", "A-score and V-score of predictions, without a model", arguments, options)) return 0;
   require_setting("score", "predictions", options.predictions, "FILE");

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <numeric>
@@ -17,7 +16,9 @@
 #include "thinkvg/generation/question.h"
 #include "thinkvg/nn/head_stats.h"
 #include "thinkvg/nn/workers.h"
+#include "thinkvg/rewards/rollout_log.h"
 #include "thinkvg/rl/advantage.h"
+#include "thinkvg/rl/local_judge.h"
 #include "thinkvg/rl/policy_loss.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/profile.h"
@@ -32,33 +33,19 @@ using generation::FinishReason;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-struct WeightedReward {
-  std::unique_ptr<Reward> reward;
-  double weight;
-};
-
-std::vector<WeightedReward> parse_rewards(const std::vector<std::string>& texts, const RewardOptions& options) {
-  std::vector<WeightedReward> rewards;
-  for (const std::string& text : texts) {
-    const std::size_t equals = text.find('=');
-    double weight = 1;
-    if (equals != std::string::npos) {
-      const char* end = text.data() + text.size();
-      const auto [stop, error] = std::from_chars(text.data() + equals + 1, end, weight);
-      if (error != std::errc() || stop != end) throw_invalid("rewards: '{}' must be name or name=weight", text);
-    }
-    rewards.push_back({make_reward(text.substr(0, equals), options), weight});
-  }
-  if (rewards.empty()) throw_invalid("rewards is empty; give at least one, such as grounding=1");
-  return rewards;
+// The longest completion is the sampler's, unless the rewards say otherwise.
+rewards::RewardOptions reward_options(const GrpoOptions& options) {
+  rewards::RewardOptions reward = options.reward;
+  if (reward.max_completion_length == 0) reward.max_completion_length = options.sampling.max_new_tokens;
+  return reward;
 }
 
 // One completion with what it was worth.
 struct ScoredCompletion {
   const Completion* completion = nullptr;
   std::string text;
-  std::vector<RewardScore> scores;  // one a reward
-  double reward = 0;
+  grounding::ParsedResponse parsed;
+  rewards::CompletionReward reward;
   double advantage = 0;
   bool in_loss = true;
 };
@@ -160,19 +147,12 @@ struct UpdateMetrics {
   double log_prob_seconds = 0, num_tokens = 0;
 };
 
-Json box_list(const std::vector<grounding::Region>& regions) {
-  Json list = Json::array();
-  for (const grounding::Region& region : regions)
-    list.push_back({{"ref", region.name}, {"box", {region.box.x1, region.box.y1, region.box.x2, region.box.y2}}});
-  return list;
-}
-
 class GrpoTrainer {
  public:
   explicit GrpoTrainer(const GrpoOptions& options)
       : options_(options),
         dataset_(train::open_training_data(options.data)),
-        rewards_(parse_rewards(options.rewards, options.reward)),
+        rewards_(options.rewards, reward_options(options), reward_resources(options.engine)),
         scaling_(parse_advantage_scaling(options.scale_rewards)),
         run_(options.out, options.resume, options.run),
         checkpoint_(options.resume ? run_.latest_checkpoint() : std::filesystem::path()),
@@ -264,8 +244,9 @@ class GrpoTrainer {
     for (std::size_t i = 0; i < questions.size(); ++i) {
       groups[i].question = &questions[i];
       for (const Completion& completion : completions[i])
-        groups[i].completions.push_back(score(questions[i], completion));
+        groups[i].completions.push_back(read_completion(questions[i], completion));
     }
+    score(groups);
     const Advantages advantages = set_advantages(groups);
     const double reward_seconds = seconds_since(reward_start);
 
@@ -321,25 +302,48 @@ class GrpoTrainer {
     return engine.generate(requests, options_.sampling);
   }
 
-  ScoredCompletion score(const generation::Question& question, const Completion& completion) const {
+  ScoredCompletion read_completion(const generation::Question& question, const Completion& completion) const {
     ScoredCompletion scored;
     scored.completion = &completion;
     scored.text = trained_.bundle().tokenizer->decode(completion.ids);
-    const grounding::ParsedResponse parsed = grounding::parse_response(scored.text, question.frame, true);
-    const grounding::ImageGeometry geometry = question.geometry();
-    const bool truncated = completion.finish == FinishReason::length;
-    for (const WeightedReward& weighted : rewards_) {
-      scored.scores.push_back(weighted.reward->score({question.sample, parsed, geometry, scored.text, truncated}));
-      if (scored.scores.back().applicable) scored.reward += weighted.weight * scored.scores.back().value;
-    }
-    scored.in_loss = !(truncated && options_.mask_truncated);
+    scored.parsed = grounding::parse_response(scored.text, question.frame, true);
+    scored.in_loss = !(completion.finish == FinishReason::length && options_.mask_truncated);
     return scored;
+  }
+
+  // What the rewards see of completion g of a group. `geometry`: of the question's picture; must outlive the result.
+  rewards::RewardInput reward_input(const Group& group, std::size_t g, const grounding::ImageGeometry& geometry) const {
+    const ScoredCompletion& scored = group.completions[g];
+    return {.sample = group.question->sample,
+            .parsed = scored.parsed,
+            .geometry = geometry,
+            .text = scored.text,
+            .frame = group.question->frame,
+            .truncated = scored.completion->finish == FinishReason::length,
+            .num_tokens = static_cast<std::int64_t>(scored.completion->ids.size()),
+            .ids = scored.completion->ids,
+            .step = step_ + 1,
+            .completion = static_cast<std::int64_t>(g)};
+  }
+
+  // All completions of a step together: a judge or a program is asked for all of them at once.
+  void score(std::vector<Group>& groups) {
+    std::vector<grounding::ImageGeometry> geometries;
+    for (const Group& group : groups) geometries.push_back(group.question->geometry());
+    std::vector<rewards::RewardInput> inputs;
+    for (std::size_t i = 0; i < groups.size(); ++i)
+      for (std::size_t g = 0; g < groups[i].completions.size(); ++g)
+        inputs.push_back(reward_input(groups[i], g, geometries[i]));
+    std::vector<rewards::CompletionReward> scores = rewards_.score(inputs);
+    std::size_t next = 0;
+    for (Group& group : groups)
+      for (ScoredCompletion& scored : group.completions) scored.reward = std::move(scores[next++]);
   }
 
   Advantages set_advantages(std::vector<Group>& groups) const {
     std::vector<double> rewards;
     for (const Group& group : groups)
-      for (const ScoredCompletion& scored : group.completions) rewards.push_back(scored.reward);
+      for (const ScoredCompletion& scored : group.completions) rewards.push_back(scored.reward.total);
     Advantages advantages = group_advantages(rewards, options_.group_size, scaling_);
     std::size_t i = 0;
     for (Group& group : groups)
@@ -452,7 +456,7 @@ class GrpoTrainer {
     for (const Group& group : groups) {
       std::vector<double> of_group;
       for (const ScoredCompletion& scored : group.completions) {
-        of_group.push_back(scored.reward);
+        of_group.push_back(scored.reward.total);
         absolute.push_back(std::abs(scored.advantage));
         lengths.push_back(static_cast<double>(scored.completion->ids.size()));
         clipped += scored.completion->finish == FinishReason::length ? 1 : 0;
@@ -465,9 +469,9 @@ class GrpoTrainer {
       std::vector<double> values;
       for (const Group& group : groups)
         for (const ScoredCompletion& scored : group.completions)
-          if (scored.scores[k].applicable) values.push_back(scored.scores[k].value);
-      metrics["rewards/" + rewards_[k].reward->name() + "/mean"] = mean_of(values);
-      metrics["rewards/" + rewards_[k].reward->name() + "/std"] = deviation_of(values);
+          if (scored.reward.scores[k].applicable) values.push_back(scored.reward.scores[k].value);
+      metrics["rewards/" + rewards_.name(k) + "/mean"] = mean_of(values);
+      metrics["rewards/" + rewards_.name(k) + "/std"] = deviation_of(values);
     }
     const auto num_zero = std::count(advantages.zero_signal.begin(), advantages.zero_signal.end(), true);
     metrics.update({{"frac_reward_zero_std", static_cast<double>(num_zero) / static_cast<double>(groups.size())},
@@ -482,33 +486,28 @@ class GrpoTrainer {
   void log_samples(const std::vector<Group>& groups) {
     std::int64_t left = options_.samples_per_step;
     for (const Group& group : groups) {
+      const grounding::ImageGeometry geometry = group.question->geometry();
       for (std::size_t g = 0; g < group.completions.size() && left > 0; ++g, --left) {
         const ScoredCompletion& scored = group.completions[g];
         Json scores = Json::object();
         for (std::size_t k = 0; k < rewards_.size(); ++k) {
-          const RewardScore& score = scored.scores[k];
-          scores[rewards_[k].reward->name()] = {{"value", score.applicable ? Json(score.value) : Json()},
-                                                {"reason", score.reason}};
+          const rewards::RewardScore& score = scored.reward.scores[k];
+          scores[rewards_.name(k)] = {{"value", score.applicable ? Json(score.value) : Json()},
+                                      {"reason", score.reason}};
         }
-        run_.log_sample({{"step", step_},
-                         {"id", group.question->sample.id},
-                         {"completion", g},
-                         {"question", group.question->sample.prompt()},
-                         {"reference", group.question->sample.answer},
-                         {"reference_regions", box_list(group.question->sample.regions)},
-                         {"response", scored.text},
-                         {"frame", group.question->frame.name()},
-                         {"finish", scored.completion->finish == FinishReason::stop ? "stop" : "length"},
-                         {"reward", scored.reward},
-                         {"rewards", scores},
-                         {"advantage", scored.advantage}});
+        Json line = rewards::rollout_to_json(reward_input(group, g, geometry));
+        line["step"] = step_;
+        line["reward"] = scored.reward.total;
+        line["rewards"] = scores;
+        line["advantage"] = scored.advantage;
+        run_.log_sample(line);
       }
     }
   }
 
   GrpoOptions options_;
   std::shared_ptr<const data::Dataset> dataset_;
-  std::vector<WeightedReward> rewards_;
+  rewards::RewardSet rewards_;
   AdvantageScaling scaling_;
   train::RunFolder run_;
   std::filesystem::path checkpoint_;

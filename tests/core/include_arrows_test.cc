@@ -22,13 +22,14 @@ const Arrows& allowed_arrows() {
       {"image", {"grounding"}},
       {"text", {"core"}},
       {"data", {"grounding", "image", "text"}},
+      {"rewards", {"grounding", "data"}},
       {"nn", {"core"}},
       {"models", {"nn", "text", "image"}},
       {"generation", {"models", "data"}},
       {"dist", {"core"}},
       {"train", {"data", "models", "generation", "dist"}},
-      {"rl", {"train", "generation"}},
-      {"eval", {"data", "generation"}},
+      {"rl", {"train", "generation", "rewards"}},
+      {"eval", {"data", "generation", "rewards"}},
       {"serve", {"generation", "data"}},
   };
   return kAllowed;

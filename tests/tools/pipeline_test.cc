@@ -121,6 +121,18 @@ TEST_F(PipelineEndToEnd, ReinforcesEvaluatesAndReports) {
   EXPECT_LT(step["rollout_gap/max"].get<double>(), 1e-3);
   EXPECT_NEAR(step["kl"].get<double>(), 0, 1e-6);
 
+  // The log holds all that the rewards need: computed again they are the same.
+  const ProcessResult again =
+      run({"score", "--rollouts", path("grpo/samples/completions.jsonl"), "--json", "--out", path("again")});
+  expect_done(again);
+  EXPECT_GT(Json::parse(again.out)["num_completions"].get<int>(), 8);
+  std::ifstream logged(path("grpo/samples/completions.jsonl")), computed(path("again/rollouts.jsonl"));
+  for (std::string then, now; std::getline(logged, then);) {
+    ASSERT_TRUE(std::getline(computed, now));
+    EXPECT_EQ(Json::parse(now)["rewards"], Json::parse(then)["rewards"]);
+    EXPECT_EQ(Json::parse(now)["reward"], Json::parse(then)["reward"]);
+  }
+
   const ProcessResult eval =
       run({"eval", "--model", path("grpo"), "--data", path("phantom/data/test.parquet"), "--images",
            path("phantom/files"), "--out", path("eval"), "--json", "--sampling.max_new_tokens", "60"});

@@ -5,7 +5,7 @@
 
 #include "thinkvg/core/settings.h"
 #include "thinkvg/generation/rollout_engine.h"
-#include "thinkvg/rl/rewards.h"
+#include "thinkvg/rewards/reward.h"
 #include "thinkvg/text/chat.h"
 #include "thinkvg/train/options.h"
 #include "thinkvg/train/trained_model.h"
@@ -34,8 +34,8 @@ struct GrpoOptions {
   bool mask_truncated = false;
   train::TuningOptions tuning;
   std::int64_t samples_per_step = 8;
-  std::vector<std::string> rewards = {"answer=1", "grounding=1", "format=1"};
-  RewardOptions reward;
+  std::vector<std::string> rewards = thinkvg::rewards::default_rewards();
+  thinkvg::rewards::RewardOptions reward;
   generation::SamplingOptions sampling;
   generation::EngineOptions engine;
   text::PromptOptions prompt;
@@ -66,7 +66,9 @@ struct GrpoOptions {
     tuning.visit(v);
     v.setting("samples_per_step", samples_per_step,
               "Completions a step that are written to samples/completions.jsonl.");
-    v.setting("rewards", rewards, "Rewards with their weights: answer, grounding, format.");
+    v.setting("rewards", rewards,
+              "Rewards with their weights, such as answer=1: answer, grounding, format, region, think_grounding, "
+              "consistency, length, cosine, repetition, judge, program:COMMAND.");
     v.section("reward", reward, "How rewards judge.");
     v.section("sampling", sampling, "How completions are drawn.");
     v.section("engine", engine, "The rollout engine.");
