@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "thinkvg/core/error.h"
@@ -48,11 +49,14 @@ struct ScoredCompletion {
   rewards::CompletionReward reward;
   double advantage = 0;
   bool in_loss = true;
+  // Of the weights before the update, one number a token, on the CPU; undefined until they are needed.
+  at::Tensor old_log_probs, ref_log_probs, entropies, token_mask;
 };
 
 // A question with all of its completions: what an update pass shares the prompt of.
 struct Group {
-  const generation::Question* question = nullptr;
+  std::shared_ptr<const generation::Question> question;
+  std::vector<Completion> drawn;
   std::vector<ScoredCompletion> completions;
 
   std::int64_t num_tokens() const {
@@ -78,31 +82,34 @@ double deviation_of(const std::vector<double>& values) {
 // The tokens of some groups' completions, laid out for log-probabilities: each prompt once, its completions behind it.
 struct UpdateBatch {
   models::Pack pack;
-  at::Tensor rows;               // [N] rows of the pack whose hidden state predicts a completion token
-  at::Tensor targets;            // [N]
-  at::Tensor rollout_log_probs;  // [N]
-  at::Tensor sequence;           // [N] completion of the batch
-  at::Tensor lengths;            // [B]
-  at::Tensor advantages;         // [B]
+  at::Tensor rows;                             // [N] rows of the pack whose hidden state predicts a completion token
+  at::Tensor targets;                          // [N]
+  at::Tensor rollout_log_probs;                // [N]
+  at::Tensor sequence;                         // [N] completion of the batch
+  at::Tensor lengths;                          // [B]
+  at::Tensor advantages;                       // [B]
+  std::vector<ScoredCompletion*> completions;  // B
 };
 
+// Completions that are not in the loss are left out, unless `all`.
 UpdateBatch make_update_batch(generation::QuestionBuilder& builder, const std::vector<Group*>& groups,
-                              at::Device device) {
+                              at::Device device, bool all) {
   std::vector<const generation::Question*> questions;
-  for (const Group* group : groups) questions.push_back(group->question);
+  for (const Group* group : groups) questions.push_back(group->question.get());
   const std::vector<at::Tensor> features = builder.features(questions);
   models::PackBuilder packer;
   std::vector<std::int64_t> rows, targets, sequence, lengths;
   std::vector<float> rollout;
   std::vector<double> advantages;
+  UpdateBatch batch;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const generation::Question& question = *questions[i];
     const std::int64_t prefix = packer.num_sequences();
     const std::int64_t first =
         packer.add({question.prompt.ids, question.positions.positions, question.prompt.image_rows, {features[i]}, -1});
     const std::int64_t last_of_prompt = first + static_cast<std::int64_t>(question.prompt.ids.size()) - 1;
-    for (const ScoredCompletion& scored : groups[i]->completions) {
-      if (!scored.in_loss) continue;
+    for (ScoredCompletion& scored : groups[i]->completions) {
+      if (!scored.in_loss && !all) continue;
       const std::vector<std::int64_t>& ids = scored.completion->ids;
       const auto length = static_cast<std::int64_t>(ids.size());
       // The last token is only a target: nothing follows it.
@@ -121,9 +128,9 @@ UpdateBatch make_update_batch(generation::QuestionBuilder& builder, const std::v
       }
       lengths.push_back(length);
       advantages.push_back(scored.advantage);
+      batch.completions.push_back(&scored);
     }
   }
-  UpdateBatch batch;
   batch.pack = packer.build(device);
   batch.rows = at::tensor(rows, at::kLong).to(device);
   batch.targets = at::tensor(targets, at::kLong).to(device);
@@ -139,6 +146,23 @@ nn::TokenStats completion_stats(models::VisionLanguageModel& model, const Update
   nn::PackedAttention attention(batch.pack.layout);
   const at::Tensor hidden = models::run_pack(model, batch.pack, attention).index_select(0, batch.rows);
   return nn::head_token_stats(hidden, model.output_weight(), batch.targets, options);
+}
+
+// One of the completions' own numbers, end to end [N].
+at::Tensor joined(const UpdateBatch& batch, at::Tensor ScoredCompletion::*numbers) {
+  std::vector<at::Tensor> parts;
+  for (const ScoredCompletion* scored : batch.completions) parts.push_back(scored->*numbers);
+  return at::cat(parts).to(batch.rows.device());
+}
+
+void share_out(const UpdateBatch& batch, const at::Tensor& all, at::Tensor ScoredCompletion::*numbers) {
+  const at::Tensor plain = all.detach().cpu();
+  std::int64_t begin = 0;
+  for (ScoredCompletion* scored : batch.completions) {
+    const auto length = static_cast<std::int64_t>(scored->completion->ids.size());
+    scored->*numbers = plain.narrow(0, begin, length);
+    begin += length;
+  }
 }
 
 // Means over one step, weighted by tokens.
@@ -172,7 +196,13 @@ class GrpoTrainer {
     loss_options_.delta = options.delta;
     loss_options_.sapo_temperature_pos = options.sapo_temperature_pos;
     loss_options_.sapo_temperature_neg = options.sapo_temperature_neg;
-    loss_options_.beta = options.beta;
+    loss_options_.beta = options.kl_in_reward ? 0 : options.beta;
+    loss_options_.kl = parse_kl_estimator(options.kl_estimator);
+    loss_options_.bias_corrected_kl = options.use_bias_correction_kl;
+    loss_options_.entropy_coef = options.entropy_coef;
+    loss_options_.off_policy_threshold = options.off_policy_mask_threshold;
+    correction_ = {parse_rollout_correction(options.rollout_correction), options.rollout_correction_min,
+                   options.rollout_correction_max};
     loss_options_.max_completion_length = options.sampling.max_new_tokens;
 
     // With adapters the model below them is the reference.
@@ -181,6 +211,8 @@ class GrpoTrainer {
       reference_->to(trained_.model().output_weight().scalar_type());
       for (const at::Tensor& parameter : reference_->parameters()) parameter.set_requires_grad(false);
     }
+    if (options.sync_ref_model && !reference_)
+      throw_invalid("sync_ref_model needs a reference model of its own: beta above 0, and no lora");
     if (checkpoint_.empty()) {
       run_.write_config(settings_to_json(options));
       run_.write_manifest(make_manifest("grpo", options.seed, {{"data", options.data.path}}));
@@ -188,9 +220,15 @@ class GrpoTrainer {
       const train::RunFolder::TrainerState state = train::RunFolder::load_checkpoint(checkpoint_, optimizer_);
       step_ = state.step;
       num_nonfinite_ = state.extra.value("num_nonfinite", std::int64_t{0});
+      next_prompt_ = state.extra.value("next_prompt", std::int64_t{0});
+      if (options.sync_ref_model) read_reference(checkpoint_ / kReference);
       spdlog::info("resuming from {}", checkpoint_.string());
     }
     run_.open_logs(step_);
+    for (std::size_t k = 0; k < rewards_.size(); ++k)
+      if (rewards_.name(k) == options.dynamic_sampling_reward) filter_reward_ = static_cast<std::int64_t>(k);
+    if (!options.dynamic_sampling_reward.empty() && filter_reward_ < 0)
+      throw_invalid("dynamic_sampling_reward '{}' is none of the rewards", options.dynamic_sampling_reward);
     const std::vector<std::int64_t> banned = models::banned_ids(trained_.model().special_tokens());
     if (!banned.empty()) head_.banned = at::tensor(banned, at::kLong).to(device_);
     head_.temperature = options.sampling.temperature;
@@ -210,8 +248,7 @@ class GrpoTrainer {
       progress.update(step_, fmt::format("reward {:.3f}, {} tokens/s", metrics.at("reward").get<double>(),
                                          format_count(metrics.at("tokens_per_second").get<std::int64_t>())));
       const bool stop = interrupt_requested();
-      if (stop || step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0))
-        run_.save_checkpoint(trained_.content(), optimizer_, {step_, {{"num_nonfinite", num_nonfinite_}}});
+      if (stop || step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0)) save();
       if (stop && step_ < steps) {
         run_.finish();
         progress.finish();
@@ -227,34 +264,112 @@ class GrpoTrainer {
   }
 
  private:
-  Json step() {
-    const auto start = Clock::now();
-    std::vector<data::Sample> samples;
-    std::vector<std::int64_t> indices = train::batch_indices(dataset_->size(), options_.prompts_per_step, step_,
-                                                             static_cast<std::uint64_t>(options_.seed));
-    for (const std::int64_t index : indices) samples.push_back(dataset_->get(index));
-    const std::vector<generation::Question> questions = builder_.build(samples);
+  static constexpr const char* kReference = "trainer/reference.safetensors";
 
+  void save() {
+    models::FolderContent content = trained_.content();
+    if (options_.sync_ref_model)
+      for (const auto& item : reference_->named_parameters())
+        content.tensors[kReference].emplace_back(item.key(), item.value());
+    run_.save_checkpoint(content, optimizer_,
+                         {step_, {{"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}}});
+  }
+
+  void read_reference(const std::filesystem::path& file) {
+    const at::NoGradGuard no_grad;
+    const auto stored = models::read_safetensors(file);
+    for (const auto& item : reference_->named_parameters()) item.value().copy_(stored.at(item.key()));
+  }
+
+  void sync_reference() {
+    const at::NoGradGuard no_grad;
+    const auto policy = trained_.model().named_parameters();
+    for (const auto& item : reference_->named_parameters())
+      item.value().lerp_(policy[item.key()].to(item.value().device()), options_.ref_model_mixup_alpha);
+  }
+
+  // What drawing the completions of a step came to.
+  struct Draw {
+    std::vector<Group> groups;
+    std::int64_t num_dropped = 0;
+    std::int64_t num_refills = 0;
+    double rollout_seconds = 0, reward_seconds = 0;
+  };
+
+  // Completions of the next questions, with their rewards. With dynamic sampling other questions take the place of
+  // groups without signal, for a number of rounds.
+  Draw draw() {
+    Draw result;
+    for (std::int64_t round = 0;; ++round) {
+      const std::int64_t missing = options_.prompts_per_step - static_cast<std::int64_t>(result.groups.size());
+      std::vector<Group> groups = draw_groups(missing, result);
+      const bool last = !options_.dynamic_sampling || round == options_.max_refill;
+      std::vector<Group> dropped;
+      for (Group& group : groups) (has_signal(group) ? result.groups : dropped).push_back(std::move(group));
+      result.num_dropped += static_cast<std::int64_t>(dropped.size());
+      // Without dynamic sampling they stay: they count in the normaliser, and a KL term moves them.
+      if (!options_.dynamic_sampling || (last && result.groups.empty()))
+        for (Group& group : dropped) result.groups.push_back(std::move(group));
+      if (last || static_cast<std::int64_t>(result.groups.size()) == options_.prompts_per_step) return result;
+      ++result.num_refills;
+    }
+  }
+
+  std::vector<Group> draw_groups(std::int64_t count, Draw& timed) {
+    std::vector<data::Sample> samples;
+    const std::vector<std::int64_t> indices =
+        train::ordered_indices(dataset_->size(), next_prompt_, count, static_cast<std::uint64_t>(options_.seed));
+    next_prompt_ += count;
+    for (const std::int64_t index : indices) samples.push_back(dataset_->get(index));
+    std::vector<generation::Question> questions = builder_.build(samples);
     const auto rollout_start = Clock::now();
-    const std::vector<std::vector<Completion>> completions = roll_out(questions, indices);
-    const double rollout_seconds = seconds_since(rollout_start);
+    std::vector<std::vector<Completion>> completions = roll_out(questions, indices);
+    timed.rollout_seconds += seconds_since(rollout_start);
 
     const auto reward_start = Clock::now();
     std::vector<Group> groups(questions.size());
     for (std::size_t i = 0; i < questions.size(); ++i) {
-      groups[i].question = &questions[i];
-      for (const Completion& completion : completions[i])
-        groups[i].completions.push_back(read_completion(questions[i], completion));
+      groups[i].question = std::make_shared<const generation::Question>(std::move(questions[i]));
+      groups[i].drawn = std::move(completions[i]);
+      for (const Completion& completion : groups[i].drawn)
+        groups[i].completions.push_back(read_completion(*groups[i].question, completion));
     }
     score(groups);
-    const Advantages advantages = set_advantages(groups);
-    const double reward_seconds = seconds_since(reward_start);
+    timed.reward_seconds += seconds_since(reward_start);
+    return groups;
+  }
+
+  bool has_signal(const Group& group) const {
+    double low = std::numeric_limits<double>::infinity(), high = -low;
+    for (const ScoredCompletion& scored : group.completions) {
+      double value = scored.reward.total;
+      if (filter_reward_ >= 0) {
+        const rewards::RewardScore& score = scored.reward.scores[static_cast<std::size_t>(filter_reward_)];
+        if (!score.applicable) continue;
+        value = score.value;
+      } else if (!scored.reward.applicable) {
+        continue;
+      }
+      low = std::min(low, value);
+      high = std::max(high, value);
+    }
+    return high > low;
+  }
+
+  Json step() {
+    const auto start = Clock::now();
+    Draw drawn = draw();
+    std::vector<Group>& groups = drawn.groups;
 
     const auto update_start = Clock::now();
+    if (needs_forward_pass()) forward_pass(groups);
+    const double forward_seconds = seconds_since(update_start);
+    const Advantages advantages = set_advantages(groups);
     const double lr = train::learning_rate(options_.optimizer, step_, options_.run.steps);
     const UpdateMetrics update_metrics = update(groups, lr);
     const double update_seconds = seconds_since(update_start);
     ++step_;
+    if (options_.sync_ref_model && step_ % options_.ref_model_sync_steps == 0) sync_reference();
 
     log_samples(groups);
     Json metrics = reward_metrics(groups, advantages);
@@ -271,14 +386,55 @@ class GrpoTrainer {
                     {"grad_norm", update_metrics.grad_norm},
                     {"lr", lr},
                     {"step_time", seconds},
-                    {"step_time/rollout", rollout_seconds},
-                    {"step_time/reward", reward_seconds},
-                    {"step_time/logprob", update_metrics.log_prob_seconds},
-                    {"step_time/update", update_seconds - update_metrics.log_prob_seconds},
+                    {"step_time/rollout", drawn.rollout_seconds},
+                    {"step_time/reward", drawn.reward_seconds},
+                    {"step_time/logprob", forward_seconds + update_metrics.log_prob_seconds},
+                    {"step_time/update", update_seconds - forward_seconds - update_metrics.log_prob_seconds},
                     {"num_tokens", num_tokens},
                     {"tokens_per_second", static_cast<double>(num_tokens) / seconds},
                     {"peak_memory", peak_memory_bytes()}});
+    if (options_.dynamic_sampling)
+      metrics.update(
+          {{"dynamic_sampling/dropped_groups", drawn.num_dropped}, {"dynamic_sampling/refills", drawn.num_refills}});
     return metrics;
+  }
+
+  // Whether something has to be known of the weights before the update that the update itself does not compute.
+  bool needs_forward_pass() const {
+    return (options_.kl_in_reward && options_.beta != 0) || options_.top_entropy_quantile < 1 ||
+           correction_.mode != RolloutCorrection::none;
+  }
+
+  // Log-probabilities and entropies of all completions under the weights before the update, and under the reference.
+  void forward_pass(std::vector<Group>& groups) {
+    std::vector<Group*> all;
+    std::vector<std::int64_t> sizes;
+    for (Group& group : groups) {
+      all.push_back(&group);
+      sizes.push_back(group.num_tokens());
+    }
+    const auto splits = split(sizes);
+    const at::NoGradGuard no_grad;
+    const auto pass = [&](std::int64_t i) {
+      const auto& [begin, end] = splits[static_cast<std::size_t>(i)];
+      const std::vector<Group*> some(all.begin() + static_cast<std::ptrdiff_t>(begin),
+                                     all.begin() + static_cast<std::ptrdiff_t>(end));
+      const UpdateBatch batch = make_update_batch(builder_, some, device_, /*all=*/true);
+      const nn::TokenStats policy = completion_stats(trained_.model(), batch, head_);
+      share_out(batch, policy.logprob, &ScoredCompletion::old_log_probs);
+      share_out(batch, policy.entropy, &ScoredCompletion::entropies);
+      if (options_.beta != 0) share_out(batch, reference_log_probs(batch), &ScoredCompletion::ref_log_probs);
+    };
+    if (device_.is_cpu())
+      nn::run_each_alone(std::ssize(splits), pass);
+    else
+      for (std::int64_t i = 0; i < std::ssize(splits); ++i) pass(i);
+  }
+
+  // Neighbouring groups that share a pass: enough passes that every worker has one.
+  std::vector<std::pair<std::size_t, std::size_t>> split(const std::vector<std::int64_t>& sizes) const {
+    const std::int64_t num_tokens = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+    return train::split_by_size(sizes, std::min(options_.run.micro_batch_tokens, num_tokens / nn::num_workers() + 1));
   }
 
   std::vector<std::vector<Completion>> roll_out(const std::vector<generation::Question>& questions,
@@ -341,10 +497,25 @@ class GrpoTrainer {
   }
 
   Advantages set_advantages(std::vector<Group>& groups) const {
-    std::vector<double> rewards;
-    for (const Group& group : groups)
-      for (const ScoredCompletion& scored : group.completions) rewards.push_back(scored.reward.total);
-    Advantages advantages = group_advantages(rewards, options_.group_size, scaling_);
+    constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+    const bool decoupled = options_.multi_objective_aggregation == "normalize_then_sum";
+    std::vector<double> totals, weights;
+    std::vector<std::vector<double>> values;
+    for (std::size_t k = 0; k < rewards_.size(); ++k) weights.push_back(rewards_.weight(k));
+    for (const Group& group : groups) {
+      for (const ScoredCompletion& scored : group.completions) {
+        double penalty = 0;
+        if (options_.kl_in_reward && options_.beta != 0)
+          penalty = options_.beta *
+                    kl_estimate(scored.old_log_probs, scored.ref_log_probs, loss_options_.kl).sum().item<double>();
+        totals.push_back(scored.reward.applicable ? scored.reward.total - penalty : kNan);
+        values.emplace_back();
+        for (const rewards::RewardScore& score : scored.reward.scores)
+          values.back().push_back(score.applicable ? score.value : kNan);
+      }
+    }
+    Advantages advantages = decoupled ? decoupled_advantages(values, weights, options_.group_size)
+                                      : group_advantages(totals, options_.group_size, scaling_);
     std::size_t i = 0;
     for (Group& group : groups)
       for (ScoredCompletion& scored : group.completions) scored.advantage = advantages.values[i++];
@@ -353,16 +524,19 @@ class GrpoTrainer {
 
   UpdateMetrics update(std::vector<Group>& groups, double lr) {
     std::vector<std::int64_t> sizes;
-    std::int64_t total_tokens = 0, total_completions = 0;
+    std::int64_t total_tokens = 0, total_completions = 0, total_masked_tokens = 0;
     std::vector<Group*> in_loss;
+    std::vector<ScoredCompletion*> scored_in_loss;
     for (Group& group : groups) {
-      // Without a KL term a group of equal rewards has no gradient: it only counts in the normaliser.
+      // Without a KL term or an entropy bonus a group of equal rewards has no gradient: it only counts in the
+      // normaliser.
       bool useful = false;
-      for (const ScoredCompletion& scored : group.completions) {
+      for (ScoredCompletion& scored : group.completions) {
         ++total_completions;  // masked ones count, as in TRL: their loss is 0
         if (!scored.in_loss) continue;
         total_tokens += static_cast<std::int64_t>(scored.completion->ids.size());
-        useful |= options_.beta != 0 || scored.advantage != 0;
+        useful |= loss_options_.beta != 0 || loss_options_.entropy_coef != 0 || scored.advantage != 0;
+        scored_in_loss.push_back(&scored);
       }
       if (!useful) continue;
       in_loss.push_back(&group);
@@ -370,11 +544,8 @@ class GrpoTrainer {
     }
     UpdateMetrics metrics;
     if (in_loss.empty()) return metrics;
-    // Enough passes that every worker has one.
-    const std::int64_t num_tokens = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
-    const auto splits =
-        train::split_by_size(sizes, std::min(options_.run.micro_batch_tokens, num_tokens / nn::num_workers() + 1));
-    std::vector<at::Tensor> old_log_probs(splits.size());
+    if (options_.top_entropy_quantile < 1) total_masked_tokens = mark_top_entropy(scored_in_loss);
+    const auto splits = split(sizes);
     double tokens_seen = 0;
     for (std::int64_t pass = 0; pass < options_.updates_per_rollout; ++pass) {
       std::vector<UpdateMetrics> parts(splits.size());
@@ -383,22 +554,34 @@ class GrpoTrainer {
         UpdateMetrics& part = parts[m];
         const std::vector<Group*> some(in_loss.begin() + static_cast<std::ptrdiff_t>(splits[m].first),
                                        in_loss.begin() + static_cast<std::ptrdiff_t>(splits[m].second));
-        const UpdateBatch batch = make_update_batch(builder_, some, device_);
+        const UpdateBatch batch = make_update_batch(builder_, some, device_, /*all=*/false);
         PolicyLossInput input;
-        if (options_.beta != 0) {
-          const auto reference_start = Clock::now();
-          input.ref_log_probs = reference_log_probs(batch);
-          part.log_prob_seconds = seconds_since(reference_start);
+        if (loss_options_.beta != 0) {
+          if (!batch.completions.front()->ref_log_probs.defined()) {
+            const auto reference_start = Clock::now();
+            share_out(batch, reference_log_probs(batch), &ScoredCompletion::ref_log_probs);
+            part.log_prob_seconds = seconds_since(reference_start);
+          }
+          input.ref_log_probs = joined(batch, &ScoredCompletion::ref_log_probs);
         }
         const nn::TokenStats policy = completion_stats(trained_.model(), batch, head_);
-        if (pass == 0) old_log_probs[m] = policy.logprob.detach();
+        // With one update per rollout these are the old log-probabilities themselves.
+        if (!batch.completions.front()->old_log_probs.defined())
+          share_out(batch, policy.logprob, &ScoredCompletion::old_log_probs);
         input.log_probs = policy.logprob;
-        input.old_log_probs = old_log_probs[m];
+        input.old_log_probs = joined(batch, &ScoredCompletion::old_log_probs);
+        input.rollout_log_probs = batch.rollout_log_probs;
+        input.entropy = policy.entropy;
+        if (total_masked_tokens > 0) input.token_mask = joined(batch, &ScoredCompletion::token_mask);
+        if (correction_.mode != RolloutCorrection::none)
+          input.token_weights = rollout_correction(input.old_log_probs, batch.rollout_log_probs, batch.sequence,
+                                                   batch.lengths, correction_);
         input.advantages = batch.advantages;
         input.sequence = batch.sequence;
         input.lengths = batch.lengths;
         input.total_completions = total_completions;
         input.total_tokens = total_tokens;
+        input.total_masked_tokens = total_masked_tokens;
         input.num_micro_batches = static_cast<std::int64_t>(splits.size());
         const PolicyLoss loss = policy_loss(input, loss_options_);
         part.loss = loss.loss.item<double>();
@@ -407,7 +590,7 @@ class GrpoTrainer {
         part.clip_high = loss.clipped_high;
         if (pass == 0) {
           part.entropy = policy.entropy.detach().sum().item<double>();
-          const at::Tensor gap = (old_log_probs[m] - batch.rollout_log_probs).exp().sub(1).abs();
+          const at::Tensor gap = (input.old_log_probs - batch.rollout_log_probs).exp().sub(1).abs();
           part.gap_sum = gap.sum().item<double>();
           part.gap_max = gap.max().item<double>();
           part.num_tokens = static_cast<double>(batch.targets.size(0));
@@ -441,6 +624,20 @@ class GrpoTrainer {
     metrics.entropy /= tokens_seen;
     metrics.gap_sum /= tokens_seen;
     return metrics;
+  }
+
+  // Sets token_mask of each completion; returns the number of tokens that stay.
+  std::int64_t mark_top_entropy(const std::vector<ScoredCompletion*>& completions) const {
+    std::vector<at::Tensor> entropies;
+    std::vector<std::int64_t> lengths;
+    for (const ScoredCompletion* scored : completions) {
+      entropies.push_back(scored->entropies);
+      lengths.push_back(scored->entropies.size(0));
+    }
+    const at::Tensor mask = top_entropy_tokens(at::cat(entropies), options_.top_entropy_quantile);
+    const std::vector<at::Tensor> parts = mask.split_with_sizes(lengths);
+    for (std::size_t i = 0; i < parts.size(); ++i) completions[i]->token_mask = parts[i];
+    return mask.sum().item<std::int64_t>();
   }
 
   at::Tensor reference_log_probs(const UpdateBatch& batch) {
@@ -519,7 +716,10 @@ class GrpoTrainer {
   PolicyLossOptions loss_options_;
   nn::HeadOptions head_;
   std::shared_ptr<models::VisionLanguageModel> reference_;
+  RolloutCorrectionOptions correction_;
+  std::int64_t filter_reward_ = -1;  // of dynamic sampling; -1: the sum
   std::int64_t step_ = 0;
+  std::int64_t next_prompt_ = 0;  // place in the order of the questions
   std::int64_t num_nonfinite_ = 0;
 };
 
@@ -530,6 +730,17 @@ void run_grpo(const GrpoOptions& options) {
     throw_invalid("prompts_per_step must be at least 1 and group_size at least 2, but they are {} and {}",
                   options.prompts_per_step, options.group_size);
   if (options.updates_per_rollout < 1) throw_invalid("updates_per_rollout must be at least 1");
+  if (options.multi_objective_aggregation != "sum_then_normalize" &&
+      options.multi_objective_aggregation != "normalize_then_sum")
+    throw_invalid("multi_objective_aggregation must be sum_then_normalize or normalize_then_sum, but is '{}'",
+                  options.multi_objective_aggregation);
+  if (options.kl_in_reward && options.multi_objective_aggregation == "normalize_then_sum")
+    throw_invalid("kl_in_reward needs multi_objective_aggregation=sum_then_normalize: it is taken off the sum");
+  if (!(options.top_entropy_quantile >= 0 && options.top_entropy_quantile <= 1))
+    throw_invalid("top_entropy_quantile must be in [0, 1], but is {}", options.top_entropy_quantile);
+  if (options.max_refill < 0) throw_invalid("max_refill must be 0 or more, but is {}", options.max_refill);
+  if (options.sync_ref_model && options.ref_model_sync_steps < 1)
+    throw_invalid("ref_model_sync_steps must be at least 1, but is {}", options.ref_model_sync_steps);
   if (options.run.steps < 1) throw_invalid("nothing to do: give run.steps");
   options.sampling.check();
   options.run.check();

@@ -100,10 +100,15 @@ std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector
 
 std::vector<std::int64_t> batch_indices(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t step,
                                         std::uint64_t seed) {
+  return ordered_indices(dataset_size, step * batch_size, batch_size, seed);
+}
+
+std::vector<std::int64_t> ordered_indices(std::int64_t dataset_size, std::int64_t begin, std::int64_t count,
+                                          std::uint64_t seed) {
   std::vector<std::int64_t> indices;
   std::vector<std::int64_t> order;
   std::int64_t order_of_pass = -1;
-  for (std::int64_t i = step * batch_size; i < (step + 1) * batch_size; ++i) {
+  for (std::int64_t i = begin; i < begin + count; ++i) {
     const std::int64_t pass = i / dataset_size;
     if (pass != order_of_pass) {
       order.resize(static_cast<std::size_t>(dataset_size));

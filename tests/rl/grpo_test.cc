@@ -24,8 +24,12 @@ GrpoOptions tiny_grpo(const std::string& out) {
   options.prompts_per_step = 3;
   options.group_size = 4;
   options.tuning.freeze_vision = options.tuning.freeze_projector = true;
-  options.sampling.max_new_tokens = 12;
+  options.sampling.max_new_tokens = 24;
   options.optimizer.lr = 1e-3;
+  // One that differs between the completions of a new model.
+  options.rewards = {"repetition=1"};
+  options.reward.repetition_unit = "tokens";
+  options.reward.repetition_ngram = 1;
   options.run.steps = 4;
   options.run.save_every = 2;
   return options;
@@ -53,6 +57,8 @@ TEST(GrpoTest, ResumesToTheSameBits) {
   run_grpo(options);
   EXPECT_EQ(weights_of(folder / "cut", "step-4", "model.safetensors"),
             weights_of(folder / "whole", "step-4", "model.safetensors"));
+  EXPECT_NE(weights_of(folder / "whole", "step-2", "model.safetensors"),
+            weights_of(folder / "whole", "step-4", "model.safetensors"));
   const auto whole = lines_of(folder / "whole/samples/completions.jsonl");
   EXPECT_EQ(lines_of(folder / "cut/samples/completions.jsonl"), whole);
   EXPECT_EQ(lines_of(folder / "cut/metrics.jsonl").size(), 4u);
@@ -64,12 +70,11 @@ TEST(GrpoTest, TheModelBelowAdaptersIsTheReference) {
   options.tuning.lora.rank = 2;
   options.optimizer.lr = 5e-2;
   options.optimizer.warmup_ratio = 0;
-  options.rewards = {"format=1"};
-  // Every reward is 0 for a new model; the group's spread must come from somewhere for the weights to move.
   options.beta = 0.1;
   run_grpo(options);
   const auto metrics = lines_of(folder / "run/metrics.jsonl");
   EXPECT_NEAR(metrics.front()["kl"].get<double>(), 0, 1e-6);
+  EXPECT_GT(metrics.back()["kl"].get<double>(), 1e-6);
   EXPECT_TRUE(models::is_adapter_folder(folder / "run/checkpoints/step-4"));
   EXPECT_NO_THROW(models::load_bundle(folder / "run/checkpoints/step-4"));
 }
@@ -88,6 +93,57 @@ TEST(GrpoTest, TruncatedCompletionsCanBeLeftOut) {
   const auto before = models::load(options.model), after = models::load(folder / "run/checkpoints/step-1");
   const auto old_parameters = before->named_parameters();
   for (const auto& item : after->named_parameters()) EXPECT_TRUE(at::equal(item.value(), old_parameters[item.key()]));
+}
+
+// Every setting that changes what is computed: runs, resumes to the same bits, and differs from the plain run.
+TEST(GrpoTest, VariantsRunAndResume) {
+  const test::TemporaryFolder folder;
+  GrpoOptions plain = tiny_grpo((folder / "plain").string());
+  run_grpo(plain);
+  const std::string plain_weights = weights_of(folder / "plain", "step-4", "model.safetensors");
+  using Change = void (*)(GrpoOptions&);
+  const std::pair<const char*, Change> variants[] = {
+      {"gdpo", [](GrpoOptions& o) { o.multi_objective_aggregation = "normalize_then_sum"; }},
+      {"kl_in_reward", [](GrpoOptions& o) { o.kl_in_reward = true, o.kl_estimator = "k1", o.beta = 0.5; }},
+      {"entropy", [](GrpoOptions& o) { o.entropy_coef = 0.1; }},
+      {"top_entropy", [](GrpoOptions& o) { o.top_entropy_quantile = 0.3; }},
+      {"correction", [](GrpoOptions& o) { o.rollout_correction = "token_mask", o.rollout_correction_min = 1.0000001; }},
+      {"two_updates", [](GrpoOptions& o) { o.updates_per_rollout = 2; }},
+      {"sync", [](GrpoOptions& o) { o.sync_ref_model = true, o.ref_model_sync_steps = 1; }},
+      {"gspo", [](GrpoOptions& o) { o.loss_type = "grpo", o.importance_sampling_level = "sequence"; }},
+  };
+  for (const auto& [name, change] : variants) {
+    SCOPED_TRACE(name);
+    GrpoOptions options = plain;
+    options.out = (folder / name).string();
+    change(options);
+    run_grpo(options);
+    const std::string weights = weights_of(folder / name, "step-4", "model.safetensors");
+    EXPECT_NE(weights, plain_weights);
+    std::filesystem::remove_all(folder / name / "checkpoints/step-4");
+    options.resume = true;
+    run_grpo(options);
+    EXPECT_EQ(weights_of(folder / name, "step-4", "model.safetensors"), weights);
+  }
+}
+
+TEST(GrpoTest, DynamicSamplingDrawsOtherQuestions) {
+  const test::TemporaryFolder folder;
+  GrpoOptions options = tiny_grpo((folder / "run").string());
+  options.rewards = {"repetition=1", "format=1"};
+  options.dynamic_sampling = true;
+  options.dynamic_sampling_reward = "format";  // never any signal: every question is drawn anew
+  options.max_refill = 2;
+  options.run.steps = 2;
+  run_grpo(options);
+  const auto metrics = lines_of(folder / "run/metrics.jsonl");
+  EXPECT_EQ(metrics.front()["dynamic_sampling/refills"], 2);
+  EXPECT_EQ(metrics.front()["dynamic_sampling/dropped_groups"], 9);
+  const Json state = read_json_file(folder / "run/checkpoints/step-2/trainer/state.json");
+  EXPECT_EQ(state["extra"]["next_prompt"], 18);
+  options.dynamic_sampling_reward = "answers";
+  options.out = (folder / "other").string();
+  EXPECT_THROW(run_grpo(options), std::invalid_argument);
 }
 
 TEST(GrpoTest, ASignalSavesAndTheRunGoesOn) {

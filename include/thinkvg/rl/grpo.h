@@ -25,13 +25,29 @@ struct GrpoOptions {
   std::string loss_type = "dapo";
   std::string importance_sampling_level = "token";
   std::string scale_rewards = "group";
+  std::string multi_objective_aggregation = "sum_then_normalize";
   double beta = 0.04;
+  std::string kl_estimator = "k3";
+  bool kl_in_reward = false;
+  bool use_bias_correction_kl = false;
+  bool sync_ref_model = false;
+  double ref_model_mixup_alpha = 0.6;
+  std::int64_t ref_model_sync_steps = 512;
   double epsilon_low = 0.2;
   double epsilon_high = 0.28;
   double delta = 0;
   double sapo_temperature_pos = 1.0;
   double sapo_temperature_neg = 1.05;
+  double entropy_coef = 0;
+  double top_entropy_quantile = 1.0;
+  double off_policy_mask_threshold = 0;
+  std::string rollout_correction = "none";
+  double rollout_correction_min = 0;
+  double rollout_correction_max = 3;
   bool mask_truncated = false;
+  bool dynamic_sampling = false;
+  std::string dynamic_sampling_reward;
+  std::int64_t max_refill = 3;
   train::TuningOptions tuning;
   std::int64_t samples_per_step = 8;
   std::vector<std::string> rewards = thinkvg::rewards::default_rewards();
@@ -56,13 +72,41 @@ struct GrpoOptions {
     v.setting("importance_sampling_level", importance_sampling_level,
               "Whose ratio: token, or sequence (GSPO with loss_type grpo; meant for luspo).");
     v.setting("scale_rewards", scale_rewards, "What advantages are divided by: group, batch or none.");
-    v.setting("beta", beta, "Weight of the KL to the starting model (k3); 0: no reference is kept.");
+    v.setting(
+        "multi_objective_aggregation", multi_objective_aggregation,
+        "sum_then_normalize, or normalize_then_sum (GDPO: each reward is normalised in its group, then the sum in "
+        "the batch; scale_rewards is not used).");
+    v.setting("beta", beta, "Weight of the KL to the starting model; 0: no reference is kept.");
+    v.setting("kl_estimator", kl_estimator, "k1, k2 or k3.");
+    v.setting("kl_in_reward", kl_in_reward,
+              "Take beta times the KL of a whole completion off its reward, in place of a term of the loss.");
+    v.setting("use_bias_correction_kl", use_bias_correction_kl, "Weight the KL by the importance ratio.");
+    v.setting("sync_ref_model", sync_ref_model, "Move the reference towards the policy now and then.");
+    v.setting("ref_model_mixup_alpha", ref_model_mixup_alpha, "reference = alpha * policy + (1 - alpha) * reference.");
+    v.setting("ref_model_sync_steps", ref_model_sync_steps, "Steps between two such moves.");
     v.setting("epsilon_low", epsilon_low, "The ratio is clipped below 1 - this.");
     v.setting("epsilon_high", epsilon_high, "The ratio is clipped above 1 + this; cispo: above this, such as 5.");
     v.setting("delta", delta, "Dual clip: bound of the ratio; 0: none.");
     v.setting("sapo_temperature_pos", sapo_temperature_pos, "sapo: steepness where the advantage is above 0.");
     v.setting("sapo_temperature_neg", sapo_temperature_neg, "sapo: steepness elsewhere.");
+    v.setting("entropy_coef", entropy_coef, "Weight of the mean entropy of the tokens, which is taken off the loss.");
+    v.setting("top_entropy_quantile", top_entropy_quantile,
+              "Share of the step's tokens, those of highest entropy, that carry policy loss.");
+    v.setting(
+        "off_policy_mask_threshold", off_policy_mask_threshold,
+        "Completions with a negative advantage whose mean log(p_rollout / p) is above it carry no policy loss; 0: "
+        "off.");
+    v.setting("rollout_correction", rollout_correction,
+              "Weights for the gap between rollout and trainer: none, token_truncate, token_mask, sequence_truncate, "
+              "sequence_mask.");
+    v.setting("rollout_correction_min", rollout_correction_min, "Smallest weight; below: truncated or masked.");
+    v.setting("rollout_correction_max", rollout_correction_max, "Largest weight; above: truncated or masked.");
     v.setting("mask_truncated", mask_truncated, "Leave completions that were cut by the length limit out of the loss.");
+    v.setting("dynamic_sampling", dynamic_sampling,
+              "Drop groups without signal (all of equal reward) and draw other questions in their place (DAPO).");
+    v.setting("dynamic_sampling_reward", dynamic_sampling_reward,
+              "The reward whose spread counts, such as answer; empty: their weighted sum.");
+    v.setting("max_refill", max_refill, "Rounds of drawing anew in one step; what is missing then stays missing.");
     tuning.visit(v);
     v.setting("samples_per_step", samples_per_step,
               "Completions a step that are written to samples/completions.jsonl.");

@@ -31,7 +31,11 @@ std::vector<at::Tensor> accumulate_gradients(const models::NamedTensors& paramet
 std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector<std::int64_t>& sizes,
                                                                std::int64_t limit);
 
-// The indices of one step: a seeded permutation of the set a pass, without repeats inside a pass.
+// `count` indices from place `begin` of an endless order: a seeded permutation of the set a pass, without repeats
+// inside a pass.
+std::vector<std::int64_t> ordered_indices(std::int64_t dataset_size, std::int64_t begin, std::int64_t count,
+                                          std::uint64_t seed);
+// The indices of one step of batch_size.
 std::vector<std::int64_t> batch_indices(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t step,
                                         std::uint64_t seed);
 
