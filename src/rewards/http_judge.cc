@@ -232,11 +232,12 @@ class HttpJudgeImpl final : public HttpJudge {
     const double estimate = static_cast<double>(body.size()) / 4 + static_cast<double>(options_.max_tokens);
     RandomStream jitter({hash_key("judge"), hash_key(body), static_cast<std::uint64_t>(request.attempt)});
     double pause = options_.backoff;
-    std::string problem = "the time for the batch (judge.batch_timeout) is over";
+    std::string problem;  // of the latest try
     for (std::int64_t attempt = 0;; ++attempt) {
       if (options_.max_cost > 0 && usage().cost >= options_.max_cost)
         return {"", fmt::format("the cost limit of {} (judge.max_cost) is reached", options_.max_cost), 0, 0};
-      if (!wait_for_turn(deadline, estimate)) return {"", problem, 0, 0};
+      if (const std::string late = wait_for_turn(deadline, estimate); !late.empty())
+        return {"", problem.empty() ? late : problem, 0, 0};
       Outcome outcome = post(body, deadline);
       count(outcome, attempt > 0, estimate);
       if (outcome.reply.problem.empty()) {
@@ -267,16 +268,19 @@ class HttpJudgeImpl final : public HttpJudge {
     not_before_ = std::max(not_before_, when);
   }
 
-  // False where the deadline comes first.
-  bool wait_for_turn(Clock::time_point deadline, double tokens) {
-    Clock::time_point start = std::max(request_pacer_.take(1), token_pacer_.take(tokens));
+  // Why the deadline comes first; empty when it is this request's turn.
+  std::string wait_for_turn(Clock::time_point deadline, double tokens) {
+    const Clock::time_point paced = std::max(request_pacer_.take(1), token_pacer_.take(tokens));
+    Clock::time_point held;
     {
       const std::lock_guard lock(mutex_);
-      start = std::max(start, not_before_);
+      held = not_before_;
     }
-    if (start >= deadline || Clock::now() >= deadline) return false;
-    std::this_thread::sleep_until(start);
-    return true;
+    if (Clock::now() >= deadline) return "the time for the batch (judge.batch_timeout) is over";
+    if (held >= deadline) return fmt::format("the server asked for a pause of {:.0f} s more", seconds_until(held));
+    if (paced >= deadline) return "the rate limit leaves no time for it within the batch (judge.batch_timeout)";
+    std::this_thread::sleep_until(std::max(paced, held));
+    return "";
   }
 
   void count(const Outcome& outcome, bool retry, double estimate) {

@@ -307,6 +307,20 @@ TEST(HttpJudge, HonoursRetryAfterForAllRequests) {
   }
 }
 
+TEST(HttpJudge, APauseBeyondTheBatchEndsIt) {
+  FakeServer server([](std::int64_t, const FakeServer::Request&) {
+    return Answer{.status = 429, .body = "slow down", .headers = "Retry-After: 3600\r\n"};
+  });
+  JudgeOptions options = options_for(server);
+  options.batch_timeout = 5;
+  const auto judge = make_http_judge(options);
+  const auto start = Clock::now();
+  EXPECT_EQ(judge->ask(make_requests(1))[0].problem, "HTTP 429: slow down");
+  EXPECT_THAT(judge->ask(make_requests(2))[1].problem, HasSubstr("asked for a pause of 3"));
+  EXPECT_LT(seconds_since(start), 3);
+  EXPECT_EQ(server.requests().size(), 1u);
+}
+
 TEST(HttpJudge, EndsWithTheTimeOfTheBatch) {
   FakeServer server([](std::int64_t number, const FakeServer::Request&) {
     return number % 2 == 0 ? Answer{.body = chat("late"), .delay = 30}
