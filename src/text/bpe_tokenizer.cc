@@ -120,6 +120,7 @@ BpeTokenizer::BpeTokenizer(BpeTokenizerParts parts) : parts_(std::move(parts)) {
     const AddedToken& token = parts_.added[i];
     if (contents[i] != token.content) set(token.id, contents[i]);
     decoded_[static_cast<std::size_t>(token.id)].special = token.special;
+    decoded_[static_cast<std::size_t>(token.id)].added = true;
   }
 }
 
@@ -338,6 +339,8 @@ std::string BpeTokenizer::piece(std::int64_t id) const {
 }
 
 bool BpeTokenizer::is_special(std::int64_t id) const { return id >= 0 && decoded(id).special; }
+
+bool BpeTokenizer::is_added(std::int64_t id) const { return id >= 0 && decoded(id).added; }
 
 std::optional<std::int64_t> BpeTokenizer::named_token(std::string_view name) const {
   const auto found = parts_.named_tokens.find(std::string(name));

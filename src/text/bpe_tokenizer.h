@@ -55,6 +55,7 @@ class BpeTokenizer final : public Tokenizer {
   std::optional<std::int64_t> find(std::string_view piece) const override;
   std::string piece(std::int64_t id) const override;
   bool is_special(std::int64_t id) const override;
+  bool is_added(std::int64_t id) const override;
   const std::vector<std::int64_t>& begin_ids() const override { return parts_.begin_ids; }
   const std::vector<std::int64_t>& end_ids() const override { return parts_.end_ids; }
   std::optional<std::int64_t> named_token(std::string_view name) const override;
@@ -69,6 +70,7 @@ class BpeTokenizer final : public Tokenizer {
     enum class Kind : std::uint8_t { kNothing, kText, kByte };
     Kind kind = Kind::kNothing;
     bool special = false;
+    bool added = false;
     std::string_view text;  // of kText
     std::uint8_t byte = 0;  // of kByte
   };

@@ -55,6 +55,8 @@ class Tokenizer {
   // The piece of an id as the vocabulary writes it; empty where there is none.
   virtual std::string piece(std::int64_t id) const = 0;
   virtual bool is_special(std::int64_t id) const = 0;
+  // Whether the id is an added token's, special or not.
+  virtual bool is_added(std::int64_t id) const = 0;
   // What Hugging Face puts before and behind a text with add_special_tokens=True; <s> for LLaMA.
   virtual const std::vector<std::int64_t>& begin_ids() const = 0;
   virtual const std::vector<std::int64_t>& end_ids() const = 0;
