@@ -11,28 +11,75 @@ namespace {
 
 constexpr std::string_view kSpace = "▁";
 constexpr std::size_t kCacheSize = 1 << 14;
-constexpr std::size_t kCachedBytes = 24;
 // Up to here a scan of all pairs beats a heap.
 constexpr std::size_t kScanSymbols = 40;
 constexpr std::size_t kBlock = 1 << 16;
 
+std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
+  std::uint64_t hash = (a ^ b) * 0x9E3779B97F4A7C15u;
+  hash ^= hash >> 29;
+  return hash * 0xBF58476D1CE4E5B9u;
+}
+
+std::uint64_t hash_of(std::string_view text) {
+  std::uint64_t hash = text.size();
+  while (text.size() > 8) {
+    std::uint64_t part = 0;
+    std::memcpy(&part, text.data(), 8);
+    hash = mix(hash, part);
+    text.remove_prefix(8);
+  }
+  std::uint64_t part = 0;
+  std::memcpy(&part, text.data(), text.size());
+  hash = mix(hash, part);
+  return hash ^ hash >> 32;
+}
+
 }  // namespace
+
+std::string_view TextArena::add(std::string_view text) {
+  if (text.size() > free_ || next_ == nullptr) {
+    free_ = std::max(kBlock, text.size());
+    blocks_.push_back(std::make_unique<char[]>(free_));
+    next_ = blocks_.back().get();
+  }
+  std::copy(text.begin(), text.end(), next_);
+  const std::string_view kept(next_, text.size());
+  next_ += text.size();
+  free_ -= text.size();
+  return kept;
+}
+
+// The cell of the piece, or the free one where it belongs.
+std::size_t Vocabulary::place_of(std::string_view piece, std::uint64_t hash) const {
+  std::size_t at = hash & (cells_.size() - 1);
+  while (cells_[at].id >= 0 && (cells_[at].hash != static_cast<std::uint32_t>(hash >> 32) ||
+                                pieces_[static_cast<std::size_t>(cells_[at].id)] != piece))
+    at = (at + 1) & (cells_.size() - 1);
+  return at;
+}
+
+std::int64_t Vocabulary::id_of(std::string_view piece) const {
+  return cells_.empty() ? -1 : cells_[place_of(piece, hash_of(piece))].id;
+}
 
 void Vocabulary::add(std::int64_t id, std::string_view piece) {
   if (id < 0 || id > (1 << 28)) throw_failure("the vocabulary gives the piece '{}' the id {}", piece, id);
-  if (has(id) || ids_.contains(piece)) return;
-  if (piece.size() > free_in_block_ || next_free_ == nullptr) {
-    free_in_block_ = std::max(kBlock, piece.size());
-    blocks_.push_back(std::make_unique<char[]>(free_in_block_));
-    next_free_ = blocks_.back().get();
-  }
-  std::copy(piece.begin(), piece.end(), next_free_);
-  const std::string_view kept(next_free_, piece.size());
-  next_free_ += piece.size();
-  free_in_block_ -= piece.size();
+  if (has(id) || id_of(piece) >= 0) return;
   if (id >= size()) pieces_.resize(static_cast<std::size_t>(id) + 1);
-  pieces_[static_cast<std::size_t>(id)] = kept;
-  ids_.emplace(kept, id);
+  pieces_[static_cast<std::size_t>(id)] = arena_.add(piece);
+  const auto enter = [&](std::string_view text, std::int64_t text_id) {
+    const std::uint64_t hash = hash_of(text);
+    cells_[place_of(text, hash)] = {static_cast<std::uint32_t>(hash >> 32), static_cast<std::int32_t>(text_id)};
+  };
+  ++count_;
+  if (2 * count_ > cells_.size()) {
+    cells_.assign(std::max<std::size_t>(1 << 10, 2 * cells_.size()), {});
+    for (std::int64_t i = 0; i < size(); ++i)
+      if (has(i)) enter(pieces_[static_cast<std::size_t>(i)], i);
+  } else {
+    enter(piece, id);
+  }
 }
 
 std::vector<BpeMerge> all_merges(const Vocabulary& vocabulary, const std::vector<std::int64_t>& order,
@@ -78,7 +125,7 @@ BpeModel::BpeModel(const Vocabulary& vocabulary, const std::vector<BpeMerge>& me
       const Character first = character_at(piece, 0);
       if (first.size == piece.size()) character_ids_.insert(first.value, static_cast<std::int32_t>(id));
     }
-    if (options.ignore_merges) whole_words_.emplace(piece, static_cast<std::int32_t>(id));
+    if (options.ignore_merges) whole_words_.add(id, piece);
   }
 }
 
@@ -100,20 +147,14 @@ void BpeModel::encode(std::string_view word, Scratch& scratch, std::vector<std::
 
 void BpeModel::encode_short(std::string_view word, Scratch& scratch, std::vector<std::int64_t>& ids) const {
   if (word.empty()) return;
-  if (word.size() > kCachedBytes) {
+  if (word.size() > Scratch::kCachedBytes) {
     scratch.word_ids.clear();
     merge_word(word, scratch, scratch.word_ids);
     ids.insert(ids.end(), scratch.word_ids.begin(), scratch.word_ids.end());
     return;
   }
-  std::array<std::uint64_t, 3> key{};
-  std::memcpy(key.data(), word.data(), word.size());
-  std::uint64_t hash = (key[0] ^ word.size()) * 0x9E3779B97F4A7C15u;
-  hash = (hash ^ hash >> 29 ^ key[1]) * 0xBF58476D1CE4E5B9u;
-  hash = (hash ^ hash >> 32 ^ key[2]) * 0x94D049BB133111EBu;
-  Scratch::CachedWord& cached = scratch.cache[hash >> 50];
-  static_assert(kCacheSize == std::size_t{1} << (64 - 50));
-  if (cached.length == word.size() && cached.key == key) {
+  Scratch::CachedWord& cached = scratch.cache[hash_of(word) % kCacheSize];
+  if (cached.length == word.size() && std::memcmp(cached.key.data(), word.data(), word.size()) == 0) {
     ids.insert(ids.end(), cached.ids.begin(), cached.ids.begin() + cached.num_ids);
     return;
   }
@@ -121,9 +162,9 @@ void BpeModel::encode_short(std::string_view word, Scratch& scratch, std::vector
   merge_word(word, scratch, scratch.word_ids);
   ids.insert(ids.end(), scratch.word_ids.begin(), scratch.word_ids.end());
   if (scratch.word_ids.size() > cached.ids.size()) return;
-  cached.key = key;
   cached.length = static_cast<std::uint8_t>(word.size());
   cached.num_ids = static_cast<std::uint8_t>(scratch.word_ids.size());
+  std::copy(word.begin(), word.end(), cached.key.begin());
   std::copy(scratch.word_ids.begin(), scratch.word_ids.end(), cached.ids.begin());
 }
 
@@ -166,9 +207,9 @@ void BpeModel::add_symbols(std::string_view word, Scratch& scratch) const {
 
 void BpeModel::merge_word(std::string_view word, Scratch& scratch, std::vector<std::int32_t>& ids) const {
   if (options_.ignore_merges) {
-    const auto found = whole_words_.find(std::string(word));
-    if (found != whole_words_.end()) {
-      ids.push_back(found->second);
+    const std::int64_t id = whole_words_.id_of(word);
+    if (id >= 0) {
+      ids.push_back(static_cast<std::int32_t>(id));
       return;
     }
   }

@@ -5,7 +5,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace thinkvg::text {
@@ -56,30 +55,41 @@ class NumberTable {
   std::size_t count_ = 0;
 };
 
-// The pieces of a vocabulary by id.
+// Texts in a few large blocks; the views stay valid as long as the arena lives, moved or not.
+class TextArena {
+ public:
+  std::string_view add(std::string_view text);
+
+ private:
+  std::vector<std::unique_ptr<char[]>> blocks_;
+  std::size_t free_ = 0;
+  char* next_ = nullptr;
+};
+
+// The pieces of a vocabulary by id, and back.
 class Vocabulary {
  public:
-  // An id that is taken twice, or a piece, keeps the first.
+  // An id or a piece that is taken keeps what it has.
   void add(std::int64_t id, std::string_view piece);
-  std::int64_t id_of(std::string_view piece) const {
-    const auto found = ids_.find(piece);
-    return found == ids_.end() ? -1 : found->second;
-  }
+  std::int64_t id_of(std::string_view piece) const;  // -1 where there is none
   bool has(std::int64_t id) const {
-    return id >= 0 && id < static_cast<std::int64_t>(pieces_.size()) &&
-           pieces_[static_cast<std::size_t>(id)].data() != nullptr;
+    return id >= 0 && id < size() && pieces_[static_cast<std::size_t>(id)].data() != nullptr;
   }
   std::string_view piece(std::int64_t id) const { return pieces_[static_cast<std::size_t>(id)]; }
   // The largest id and one.
   std::int64_t size() const { return static_cast<std::int64_t>(pieces_.size()); }
-  void reserve(std::size_t count) { ids_.reserve(count); }
 
  private:
-  std::vector<std::unique_ptr<char[]>> blocks_;  // never move, so that the views stay
-  std::size_t free_in_block_ = 0;
-  char* next_free_ = nullptr;
+  struct Cell {
+    std::uint32_t hash = 0;
+    std::int32_t id = -1;
+  };
+  std::size_t place_of(std::string_view piece, std::uint64_t hash) const;
+
+  TextArena arena_;
   std::vector<std::string_view> pieces_;
-  std::unordered_map<std::string_view, std::int64_t> ids_;
+  std::vector<Cell> cells_;  // open addressing
+  std::size_t count_ = 0;
 };
 
 struct BpeMerge {
@@ -111,11 +121,12 @@ class BpeModel {
 
    private:
     friend class BpeModel;
+    static constexpr std::size_t kCachedBytes = 64;
     struct CachedWord {
-      std::array<std::uint64_t, 3> key{};  // the word's bytes, zeros behind
-      std::array<std::int32_t, 8> ids{};
       std::uint8_t length = 0;  // 0: free
       std::uint8_t num_ids = 0;
+      std::array<std::int32_t, 15> ids{};
+      std::array<char, kCachedBytes> key{};
     };
     struct Symbol {
       std::int32_t id;
@@ -133,7 +144,7 @@ class BpeModel {
     std::vector<std::int32_t> word_ids;
   };
 
-  // `vocabulary`: pieces as they stand in words, raw bytes where byte_level. Not kept.
+  // `vocabulary`: pieces as they stand in words, raw bytes where byte_level.
   BpeModel(const Vocabulary& vocabulary, const std::vector<BpeMerge>& merges, const BpeOptions& options);
 
   // Appends the word's ids.
@@ -159,8 +170,8 @@ class BpeModel {
   NumberTable<Result> merges_;
   std::array<std::int32_t, 256> byte_ids_{};  // of one byte's piece ("<0x..>" where not byte_level), or -1
   NumberTable<std::int32_t> character_ids_;   // where not byte_level
-  std::unordered_map<std::string, std::int32_t> whole_words_;  // where ignore_merges
-  bool cut_at_spaces_ = false;  // no piece holds a "▁" behind something else, so words may be cut there
+  Vocabulary whole_words_;                    // where ignore_merges
+  bool cut_at_spaces_ = false;                // no piece holds a "▁" behind something else, so words may be cut there
 };
 
 }  // namespace thinkvg::text

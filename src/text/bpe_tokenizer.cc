@@ -67,7 +67,6 @@ BpeTokenizer::BpeTokenizer(BpeTokenizerParts parts) : parts_(std::move(parts)) {
   parts_.options.byte_level = parts_.decoder.byte_level;
   if (parts_.options.byte_level) {
     Vocabulary bytes;
-    bytes.reserve(static_cast<std::size_t>(parts_.vocabulary.size()));
     std::string piece;
     for (std::int64_t id = 0; id < parts_.vocabulary.size(); ++id)
       if (parts_.vocabulary.has(id) && from_byte_level(parts_.vocabulary.piece(id), piece)) bytes.add(id, piece);
@@ -91,10 +90,7 @@ BpeTokenizer::BpeTokenizer(BpeTokenizerParts parts) : parts_(std::move(parts)) {
   decoded_.resize(static_cast<std::size_t>(parts_.vocabulary.size()));
   const auto set = [&](std::int64_t id, std::string_view content) {
     Decoded& entry = decoded_[static_cast<std::size_t>(id)];
-    const auto own = [&](std::string text) {
-      decoded_texts_.push_back(std::make_unique<std::string>(std::move(text)));
-      entry.text = *decoded_texts_.back();
-    };
+    const auto own = [&](std::string_view text) { entry.text = decoded_texts_.add(text); };
     entry.kind = Decoded::Kind::kText;
     entry.text = content;
     std::string bytes;
@@ -102,13 +98,13 @@ BpeTokenizer::BpeTokenizer(BpeTokenizerParts parts) : parts_(std::move(parts)) {
       if (from_byte_level(content, bytes) && bytes != content)
         own(bytes);
       else if (content.data() != parts_.vocabulary.piece(id).data())
-        own(std::string(content));
+        own(content);
       return;
     }
     if (!parts_.decoder.space.empty() && content.find(parts_.decoder.space) != std::string_view::npos)
       own(replace_all(content, parts_.decoder.space, " "));
     else if (content.data() != parts_.vocabulary.piece(id).data())
-      own(std::string(content));
+      own(content);
     if (parts_.decoder.byte_fallback && byte_of_piece(content) >= 0) {
       entry.kind = Decoded::Kind::kByte;
       entry.byte = static_cast<std::uint8_t>(byte_of_piece(content));

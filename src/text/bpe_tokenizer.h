@@ -85,7 +85,7 @@ class BpeTokenizer final : public Tokenizer {
   std::unique_ptr<BpeModel> model_;
   AddedTokenFinder raw_, normalized_;
   std::vector<Decoded> decoded_;
-  std::vector<std::unique_ptr<std::string>> decoded_texts_;  // where the vocabulary's own text does not serve
+  TextArena decoded_texts_;  // where the vocabulary's own text does not serve
   mutable std::mutex workspaces_mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> workspaces_;
 };

@@ -65,7 +65,6 @@ std::string to_byte_level(std::string_view bytes) {
 // Pieces as raw bytes, id by id in the order of their ranks.
 void set_ranked_pieces(const Vocabulary& bytes, const std::vector<std::int64_t>& order, BpeTokenizerParts& parts) {
   parts.merges = all_merges(bytes, order, false);
-  parts.vocabulary.reserve(order.size());
   for (const std::int64_t id : order) parts.vocabulary.add(id, to_byte_level(bytes.piece(id)));
   parts.options.ignore_merges = true;
   parts.decoder.byte_level = true;

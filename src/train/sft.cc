@@ -117,7 +117,7 @@ void run_sft(const SftOptions& options) {
     std::int64_t num_targets = 0, num_tokens = 0;
     for (const Question& question : questions) {
       const std::string answer = target_text(question.sample, question.geometry(), question.frame, options.think);
-      sequences.push_back({&question, text::chat_answer(*bundle.tokenizer, answer)});
+      sequences.push_back({&question, text::chat_answer(*bundle.tokenizer, *bundle.chat, answer)});
       num_targets += static_cast<std::int64_t>(sequences.back().answer.size());
       num_tokens += sequences.back().length();
     }
