@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <exception>
 #include <thread>
 
@@ -76,7 +77,13 @@ void merge_config(const fs::path& folder, const Json& config, BpeTokenizerParts&
   TokenMerger tokens(parts);
   const Json& added = config.value("added_tokens_decoder", Json::object());
   std::vector<std::pair<std::int64_t, const Json*>> by_id;
-  for (const auto& [id, described] : added.items()) by_id.emplace_back(std::stoll(id), &described);
+  for (const auto& [key, described] : added.items()) {
+    std::int64_t id = -1;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (error != std::errc() || end != key.data() + key.size() || id < 0)
+      throw_failure("{}: added_tokens_decoder has the key '{}', expected an id", folder.string(), key);
+    by_id.emplace_back(id, &described);
+  }
   std::sort(by_id.begin(), by_id.end());
   for (const auto& [id, described] : by_id) tokens.add(*described, id, false);
   const Json map = read_object(folder / "special_tokens_map.json");

@@ -170,6 +170,8 @@ TEST(TokenizerFiles, ConfigAddsTokensAndBeginIds) {
   EXPECT_FALSE(tokenizer->is_special(5));
   EXPECT_EQ(tokenizer->vocab_size(), 8);
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("b<box><image>")), "b<box>");
+  write_file_atomically(folder / "tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "<box>"}}})");
+  EXPECT_THROW(load_tokenizer(folder.path()), std::runtime_error);
 }
 
 TEST_F(TokenizerTest, PromptHasOneSlotAnImageToken) {
