@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the build needs: the Debian packages of debian-packages.txt and the wheels of wheels.txt.
+# Installs what the build needs: the Debian packages of debian-packages.txt and the wheels of wheels.txt, and the
+# wheels of test-wheels.txt, which only tests read (THINKVG_TEST_WHEELS=0 leaves those out).
 # Running it again takes a second. Wheels go to $THINKVG_DEPS (default: ~/.cache/thinkvg/<hash of the list>).
 # The last line printed is that folder.
 set -euo pipefail
@@ -40,5 +41,17 @@ if [[ ! -e $deps/complete ]]; then
   rm -rf "$deps/python"
   mv "$staging" "$deps/python"
   touch "$deps/complete"
+fi
+
+tests_key=$(sha256sum "$here/test-wheels.txt" | cut -c1-12)
+if [[ ${THINKVG_TEST_WHEELS:-1} != 0 && ! -e $deps/complete-tests-$tests_key ]]; then
+  echo "installing the wheels of third_party/test-wheels.txt into $deps" >&2
+  staging=$(mktemp -d "$deps/staging.XXXXXX")
+  trap 'rm -rf "$staging"' EXIT
+  python3 -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --no-compile \
+    --require-hashes --only-binary=:all: --target "$staging" -r "$here/test-wheels.txt" >&2
+  rm -rf "$deps/test-python"
+  mv "$staging" "$deps/test-python"
+  touch "$deps/complete-tests-$tests_key"
 fi
 echo "$deps"

@@ -33,7 +33,7 @@ mkdir -p "$out/logs" "$out/.stages"
 out=$(cd "$out" && pwd)
 cd "$root"
 
-install_packages() { deps=$(bash third_party/install.sh); }
+install_packages() { deps=$(THINKVG_TEST_WHEELS=0 bash third_party/install.sh); }
 build() {
   cmake --preset release -DTHINKVG_DEPS="$deps" >"$out/logs/configure.log" &&
     cmake --build --preset release --target thinkvg thinkvg-pictures thinkvg-tensors

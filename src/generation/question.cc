@@ -20,7 +20,8 @@ std::vector<Question> QuestionBuilder::build(const std::vector<data::Sample>& sa
     std::string text = samples[i].prompt();
     if (!options_.prompt.instruction.empty()) text += "\n" + options_.prompt.instruction;
     question.prompt =
-        text::chat_prompt(*bundle_.tokenizer, options_.prompt.system, text, {bundle_.model->num_image_tokens(grid)});
+        text::chat_prompt(*bundle_.tokenizer, *bundle_.chat, options_.prompt.system, text,
+                          {{bundle_.model->num_image_tokens(grid)}, bundle_.model->special_tokens().image});
     question.positions = bundle_.model->token_positions(question.prompt.ids, question.grids);
   };
   if (options_.frozen_vision) {

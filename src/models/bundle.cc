@@ -11,9 +11,10 @@ namespace thinkvg::models {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kTokenizerFiles[] = {"tokenizer.model",    "tokenizer.json", "tokenizer_config.json",
-                                           "vocab.json",         "merges.txt",     "special_tokens_map.json",
-                                           "chat_template.jinja"};
+constexpr const char* kTokenizerFiles[] = {"tokenizer.model",     "tokenizer.json",    "tokenizer_config.json",
+                                           "vocab.json",          "merges.txt",        "tekken.json",
+                                           "qwen.tiktoken",       "added_tokens.json", "special_tokens_map.json",
+                                           "chat_template.jinja", "chat_template.json"};
 
 std::int64_t step_of(const fs::path& checkpoint) {
   const std::string name = checkpoint.filename().string();
@@ -44,6 +45,7 @@ ModelBundle load_bundle(const fs::path& folder) {
   ModelBundle bundle;
   bundle.tokenizer = text::load_tokenizer(folder);
   bundle.tokenizer_files = read_tokenizer_files(folder);
+  bundle.chat = &text::load_chat_template(folder);
   bundle.processor = std::make_shared<const ImageProcessor>(ImageProcessor::load(folder));
   bundle.model = load(folder);
   if (bundle.tokenizer->vocab_size() > bundle.model->vocab_size())

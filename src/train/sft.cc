@@ -161,7 +161,8 @@ class SftTrainer {
     batch.questions = builder_.build(samples);
     for (const Question& question : batch.questions) {
       const std::string answer = target_text(question.sample, question.geometry(), question.frame, options_.think);
-      TrainingSequence sequence{&question, text::chat_answer(*trained_.bundle().tokenizer, answer)};
+      TrainingSequence sequence{&question,
+                                text::chat_answer(*trained_.bundle().tokenizer, *trained_.bundle().chat, answer)};
       if (options_.max_length > 0 && sequence.length() > options_.max_length) {
         skip(sequence);
         ++batch.num_skipped;

@@ -8,6 +8,7 @@
 
 #include "thinkvg/models/processor.h"
 #include "thinkvg/models/vision_language_model.h"
+#include "thinkvg/text/chat.h"
 #include "thinkvg/text/tokenizer.h"
 
 namespace thinkvg::models {
@@ -17,6 +18,7 @@ struct ModelBundle {
   std::shared_ptr<VisionLanguageModel> model;
   std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const ImageProcessor> processor;
+  const text::ChatTemplate* chat = &text::chat_template("thinkvg");  // how conversations are written
   std::map<std::string, std::string> tokenizer_files;  // by name: what the tokenizer was read from, and its templates
 };
 
