@@ -46,7 +46,22 @@ ResampledSums::ResampledSums(const ClusterSums& clusters, std::int64_t resamples
       }
     }
   }
+  // What each cluster adds to which cells of the table; most cells of a cluster are 0.
+  struct Addend {
+    std::size_t cell;
+    double value;
+  };
   const std::size_t count = parts_of.size();
+  std::vector<Addend> addends;
+  std::vector<std::size_t> ends;
+  for (const auto* parts : parts_of) {
+    for (const ClusterSums::Part& part : *parts) {
+      for (std::size_t column = 0; column < num_columns_; ++column) {
+        if (part.sums[column] != 0) addends.push_back({part.group * num_columns_ + column, part.sums[column]});
+      }
+    }
+    ends.push_back(addends.size());
+  }
   parallel_for(padded_ / kResampleBlock, [&](std::size_t block) {
     // How often each cluster is in each resample of the block.
     std::vector<double> weights(count * kResampleBlock, 0.0);
@@ -56,14 +71,15 @@ ResampledSums::ResampledSums(const ClusterSums& clusters, std::int64_t resamples
       RandomStream random({hash_key("bootstrap by image"), static_cast<std::uint64_t>(seed), resample});
       for (std::size_t i = 0; i < count; ++i) weights[random.below(count) * kResampleBlock + r] += 1;
     }
-    for (std::size_t i = 0; i < count; ++i) {
-      for (const ClusterSums::Part& part : *parts_of[i]) {
-        for (std::size_t column = 0; column < num_columns_; ++column) {
-          if (part.sums[column] == 0) continue;
-          double* out = &resampled_[(part.group * num_columns_ + column) * padded_ + block * kResampleBlock];
-          add_weighted(out, &weights[i * kResampleBlock], part.sums[column]);
-        }
+    // A table of its own, since cells a whole row of resamples apart would all fall on the same lines of the cache.
+    std::vector<double> table(sums_.size() * kResampleBlock, 0.0);
+    for (std::size_t i = 0, at = 0; i < count; ++i) {
+      for (; at < ends[i]; ++at) {
+        add_weighted(&table[addends[at].cell * kResampleBlock], &weights[i * kResampleBlock], addends[at].value);
       }
+    }
+    for (std::size_t cell = 0; cell < sums_.size(); ++cell) {
+      std::copy_n(&table[cell * kResampleBlock], kResampleBlock, &resampled_[cell * padded_ + block * kResampleBlock]);
     }
   });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <string_view>
 
 #include "eval/chart.h"
 #include "eval/html.h"
@@ -117,12 +118,13 @@ std::string render_header(const ReportData& data) {
 
 // ---- scores
 
-std::string cell(const ReportValue* value) {
+std::string cell(const ReportValue* value, int decimals = 3) {
   if (!value) return fmt::format("<td>{}</td>", kMissing);
   std::string interval;
   if (value->low && value->high)
-    interval = fmt::format("<span class=\"ci\">{:.3f}\u2013{:.3f}</span>", *value->low, *value->high);
-  return fmt::format("<td>{:.3f}{}</td>", value->mean, interval);
+    interval =
+        fmt::format("<span class=\"ci\">{:.{}f}\u2013{:.{}f}</span>", *value->low, decimals, *value->high, decimals);
+  return fmt::format("<td>{:.{}f}{}</td>", value->mean, decimals, interval);
 }
 
 std::string cell(const std::optional<ReportValue>& value) { return cell(value ? &*value : nullptr); }
@@ -359,12 +361,13 @@ std::string render_metrics(const ReportData& data) {
   for (const MetricGroup& group : metric_groups()) {
     std::string lines;
     for (const char* name : group.names) {
+      const int decimals = std::string_view(name).ends_with("_words") ? 1 : 3;
       std::string cells;
       bool any = false;
       for (const ReportStage& stage : data.stages) {
         const ReportScore* score = find_score(stage, name);
         any = any || score;
-        cells += score ? cell(score->overall) : cell(nullptr);
+        cells += cell(score ? &*score->overall : nullptr, decimals);
       }
       if (!any) continue;
       const auto info = std::find_if(metric_list().begin(), metric_list().end(),

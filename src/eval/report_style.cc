@@ -153,7 +153,7 @@ footer{padding-top:24px;padding-bottom:40px;color:var(--muted);font-size:12px}
 @container (min-width:460px){.panel-body{display:grid;grid-template-columns:minmax(0,min(54%,420px)) minmax(0,1fr);
 gap:0 20px;align-items:start}
 .picture{margin:0}}
-@media (max-width:640px){svg.diff{display:none}td.wide,th.wide{min-width:8em}main,header,footer{padding-left:14px;padding-right:14px}
+@media (max-width:640px){svg.diff,#metrics .stage-note{display:none}#metrics th.wide{min-width:6.5em}td.wide,th.wide{min-width:8em}main,header,footer{padding-left:14px;padding-right:14px}
 header{padding-top:22px}h1{font-size:23px}h2{margin-top:36px}th,td{padding:6px 8px}
 .panel,.ask{padding-left:14px;padding-right:14px}.panel+.panel{border-left:0;border-top:1px solid var(--line)}}
 @media print{body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}.filters,nav{display:none}
