@@ -18,6 +18,7 @@ const std::vector<CommandInfo>& command_list();
 // One function a command, in tools/<command>.cc. Returns the exit code; errors are exceptions.
 int run_score(const Arguments& arguments);
 int run_phantom(const Arguments& arguments);
+int run_inspect(const Arguments& arguments);
 int run_report(const Arguments& arguments);
 int run_init(const Arguments& arguments);
 int run_warmup(const Arguments& arguments);
