@@ -12,10 +12,11 @@
 #include "thinkvg/core/json.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/parallel.h"
-#include "thinkvg/data/dataset.h"
 #include "thinkvg/data/image_size.h"
 #include "thinkvg/data/images.h"
+#include "thinkvg/data/options.h"
 #include "thinkvg/eval/baselines.h"
+#include "thinkvg/eval/detection.h"
 #include "thinkvg/eval/judge.h"
 #include "thinkvg/eval/metrics.h"
 #include "thinkvg/eval/predictions.h"
@@ -27,9 +28,11 @@ namespace {
 
 struct ScoreOptions {
   std::string predictions;
-  std::string data;
+  data::DataOptions data{.skip_bad_rows = true};
   std::string images;
   std::string frame;
+  bool fuse_readers = false;
+  bool detection = false;
   std::string judge_scores;
   std::string name;
   std::string prompt;
@@ -42,13 +45,15 @@ struct ScoreOptions {
   void visit(SettingsVisitor& v) {
     v.setting("predictions", predictions,
               "Predictions of any system: JSON lines {\"id\": .., \"response\": ..}, LLaVA answers, GEMeX or bbox_2d.");
-    v.setting("data", data, "The data set with the reference answers and boxes.");
+    v.section("data", data, "The questions with their reference answers and boxes.");
     v.setting("images", images,
               "Image root; only needed where --frame cannot be converted without the pictures' sizes.");
     v.setting("frame", frame,
               "Frame of the predicted boxes: original, letterbox-N, stretch-N, stretch-WxH, unit, hundred, thousand; "
               "empty: what the predictions say, else the reference's own.");
     reading.visit(v);
+    v.setting("fuse_readers", fuse_readers, "Fuse the boxes of several readers of a picture (VinDr-CXR) first.");
+    v.setting("detection", detection, "Average precision of the boxes by the names of their regions, too.");
     v.setting("judge_scores", judge_scores, "JSON lines of a judge's grades, for the AR-score.");
     v.setting("name", name, "Name of the system in reports.");
     v.setting("prompt", prompt, "How the questions were put, in words, for reports.");
@@ -105,6 +110,11 @@ std::string first_ids(const std::vector<std::string>& ids) {
   return fmt::format("{}{}", fmt::join(shown, ", "), ids.size() > kShown ? ", .." : "");
 }
 
+// Whether the settings use a part of the set only: predictions for the others are then nothing wrong.
+bool uses_a_part(const data::DataOptions& options) {
+  return eval::subset_text(1, 1, options) != eval::subset_text(1, 1, data::DataOptions());
+}
+
 void require_known_ids(const PredictionIndex& predictions, const std::vector<data::Sample>& samples,
                        const ScoreOptions& options) {
   std::unordered_map<std::string_view, int> known;
@@ -114,9 +124,13 @@ void require_known_ids(const PredictionIndex& predictions, const std::vector<dat
     if (!known.contains(id)) unknown.push_back(id);
   }
   if (unknown.empty()) return;
+  if (uses_a_part(options.data) && unknown.size() < predictions.size()) {
+    spdlog::warn("{} of {} predictions are not for questions of the chosen part", unknown.size(), predictions.size());
+    return;
+  }
   std::sort(unknown.begin(), unknown.end());
   throw_failure("{} of {} ids in {} are not in {}: {}; its ids look like '{}'", unknown.size(), predictions.size(),
-                options.predictions, options.data, first_ids(unknown), samples.empty() ? "" : samples.front().id);
+                options.predictions, options.data.path, first_ids(unknown), samples.empty() ? "" : samples.front().id);
 }
 
 PredictionIndex index_predictions(const eval::PredictionFile& file, const std::vector<data::Sample>& samples,
@@ -129,7 +143,7 @@ PredictionIndex index_predictions(const eval::PredictionFile& file, const std::v
   }
   if (file.predictions.size() != samples.size()) {
     throw_failure("{} has no ids, so that its {} predictions must stand for the {} questions of {} in order",
-                  options.predictions, file.predictions.size(), samples.size(), options.data);
+                  options.predictions, file.predictions.size(), samples.size(), options.data.path);
   }
   spdlog::warn("{} has no ids: its predictions are taken in the order of the questions", options.predictions);
   for (std::size_t i = 0; i < samples.size(); ++i) index.emplace(samples[i].id, &file.predictions[i]);
@@ -163,7 +177,7 @@ void write_results(const ScoreOptions& options, const Json& document, const std:
   write_file_atomically(folder / "predictions.jsonl", lines);
   write_file_atomically(folder / "config.yaml", to_yaml(settings_to_json(options)));
   const Json manifest =
-      make_manifest("score", options.metrics.seed, {{"data", options.data}, {"predictions", options.predictions}});
+      make_manifest("score", options.metrics.seed, {{"data", options.data.path}, {"predictions", options.predictions}});
   write_file_atomically(folder / "manifest.json", manifest.dump(2) + "\n");
   write_file_atomically(folder / "metrics.json", document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
@@ -174,20 +188,16 @@ int run_score(const Arguments& arguments) {
   ScoreOptions options;
   if (!parse_options("score", "scores of predictions of any system, without a model", arguments, options)) return 0;
   require_setting("score", "predictions", options.predictions, "FILE");
-  require_setting("score", "data", options.data, "FILE");
+  require_setting("score", "data", options.data.path, "FILE");
   options.metrics.check();
   std::optional<grounding::BoxFrame> frame;
   if (!options.frame.empty()) frame = grounding::BoxFrame::parse(options.frame);
   if (options.reading.format != "auto") eval::parse_text_format(options.reading.format);
 
   const eval::PredictionFile file = eval::read_predictions(options.predictions, options.reading);
-  const auto dataset = data::open_dataset(options.data);
-  if (!dataset->bad_rows().empty()) {
-    const data::BadRow& first = dataset->bad_rows().front();
-    spdlog::warn("{}: {} rows cannot be read and are left out; the first is row {}: {}", options.data,
-                 dataset->bad_rows().size(), first.row, first.reason);
-  }
-  const std::vector<data::Sample> samples = read_samples(*dataset);
+  const auto dataset = data::open_data(options.data);
+  std::vector<data::Sample> samples = read_samples(*dataset);
+  if (options.fuse_readers) samples = eval::fuse_readers(samples);
   const PredictionIndex predictions = index_predictions(file, samples, options);
 
   PictureSource pictures(options.images);
@@ -231,10 +241,11 @@ int run_score(const Arguments& arguments) {
     }
   });
 
-  eval::Provenance provenance{eval::subset_text(dataset->size(), dataset->size()), options.prompt};
+  const auto num_questions = static_cast<std::int64_t>(samples.size());
+  eval::Provenance provenance{eval::subset_text(num_questions, num_questions, options.data), options.prompt};
   provenance.seed = options.metrics.seed;
   provenance.model_sha256 = sha256_file(options.predictions);
-  provenance.data_sha256 = eval::sha256_path(options.data);
+  provenance.data_sha256 = eval::sha256_path(options.data.path);
   std::int64_t num_judged = 0;
   if (!options.judge_scores.empty()) {
     const eval::JudgeFile judged = eval::read_judge_scores(options.judge_scores);
@@ -251,8 +262,11 @@ int run_score(const Arguments& arguments) {
   json["rules"]["frame"] = frame ? frame->name() : "as the predictions say, else the reference's own";
   json["rules"]["format"] = eval::text_format_name(file.format);
   json["predictions"] = options.predictions;
-  json["data"] = options.data;
+  json["data"] = options.data.path;
   json["provenance"] = eval::provenance_to_json(provenance);
+  if (options.detection) {
+    json["detection"] = eval::detection_to_json(eval::average_precision(eval::detection_images(samples, questions)));
+  }
   if (options.baselines) json["baselines"] = eval::baselines_to_json(samples, options.metrics);
   if (!options.out.empty()) {
     std::string text;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "thinkvg/core/error.h"
+#include "thinkvg/grounding/answer.h"
 
 namespace thinkvg::eval {
 namespace {
@@ -146,6 +147,69 @@ Json detection_to_json(const AveragePrecision& result) {
   json["num_reference"] = result.num_reference;
   json["rule"] = "COCO, all areas, recall read at 101 points";
   return json;
+}
+
+std::vector<data::Sample> fuse_readers(const std::vector<data::Sample>& samples,
+                                       const grounding::FusionOptions& options) {
+  struct Readings {
+    std::size_t place;
+    std::vector<std::vector<ScoredBox>> readers;
+    std::vector<std::string> answers;
+  };
+  std::map<std::pair<std::string, std::string>, Readings> readings;  // by picture and question
+  std::vector<data::Sample> fused;
+  for (const data::Sample& sample : samples) {
+    if (!sample.fields.contains("reader")) {
+      fused.push_back(sample);
+      continue;
+    }
+    const auto [entry, is_new] = readings.try_emplace({sample.image, sample.question}, Readings{fused.size(), {}, {}});
+    if (is_new) {
+      fused.push_back(sample);
+      fused.back().id = sample.image;
+      fused.back().fields.erase("reader");
+    }
+    auto& boxes = entry->second.readers.emplace_back();
+    for (const grounding::Region& region : sample.regions) boxes.push_back({region.box, region.name, 1});
+    auto& answers = entry->second.answers;
+    if (std::find(answers.begin(), answers.end(), sample.answer) == answers.end()) answers.push_back(sample.answer);
+  }
+  for (const auto& [key, entry] : readings) {
+    data::Sample& sample = fused[entry.place];
+    sample.regions.clear();
+    std::vector<std::string> names;
+    for (const ScoredBox& box : grounding::fuse_boxes(entry.readers, options)) {
+      sample.regions.push_back({box.label, box.box});
+      if (std::find(names.begin(), names.end(), box.label) == names.end()) names.push_back(box.label);
+    }
+    // Findings without boxes are all that readers agree on then.
+    const auto& answers = names.empty() ? entry.answers : names;
+    sample.answer.clear();
+    for (const std::string& name : answers) sample.answer += (sample.answer.empty() ? "" : ", ") + name;
+  }
+  return fused;
+}
+
+std::vector<DetectionImage> detection_images(const std::vector<data::Sample>& samples,
+                                             const std::vector<QuestionScore>& questions) {
+  if (samples.size() != questions.size()) {
+    throw_invalid("{} questions were answered of {}", questions.size(), samples.size());
+  }
+  std::map<std::string, DetectionImage> images;
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    DetectionImage& image = images[samples[i].image];
+    for (const grounding::Region& region : samples[i].regions) {
+      image.reference.push_back({region.box, grounding::normalize_text(region.name), 1});
+    }
+    if (!questions[i].parsed) continue;
+    for (const grounding::Region& region : questions[i].regions) {
+      image.predicted.push_back(
+          {region.box, grounding::normalize_text(region.name), questions[i].confidence.value_or(1)});
+    }
+  }
+  std::vector<DetectionImage> out;
+  for (auto& [name, image] : images) out.push_back(std::move(image));
+  return out;
 }
 
 }  // namespace thinkvg::eval

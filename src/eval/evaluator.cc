@@ -15,6 +15,7 @@
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/eval/baselines.h"
+#include "thinkvg/eval/detection.h"
 #include "thinkvg/eval/results.h"
 
 namespace thinkvg::eval {
@@ -79,14 +80,14 @@ void shuffle_pictures(std::vector<Sample>& samples, std::int64_t seed) {
 }
 
 Questions read_questions(const EvalOptions& options) {
-  const auto dataset = data::open_dataset(options.data);
-  for (const data::BadRow& bad : dataset->bad_rows())
-    spdlog::warn("{}, row {} is left out: {}", options.data, bad.row, bad.reason);
+  const auto dataset = data::open_data(options.data);
   Questions questions;
-  questions.num_all = dataset->size();
-  const std::int64_t count = options.limit > 0 ? std::min(questions.num_all, options.limit) : questions.num_all;
-  if (count == 0) throw_failure("{} holds no question", options.data);
-  for (std::int64_t i = 0; i < count; ++i) questions.samples.push_back(dataset->get(i));
+  for (std::int64_t i = 0; i < dataset->size(); ++i) questions.samples.push_back(dataset->get(i));
+  if (options.fuse_readers) questions.samples = fuse_readers(questions.samples);
+  questions.num_all = static_cast<std::int64_t>(questions.samples.size());
+  if (questions.samples.empty()) throw_failure("{} holds no question", options.data.path);
+  if (options.limit > 0 && options.limit < questions.num_all)
+    questions.samples.resize(static_cast<std::size_t>(options.limit));
   questions.asked = questions.samples;
   if (options.shuffle_pictures) shuffle_pictures(questions.asked, options.seed);
   return questions;
@@ -273,12 +274,9 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options,
                            const std::pair<const Judge&, const std::string&>& judge) {
   const Questions questions = read_questions(options);
   const auto count = static_cast<std::int64_t>(questions.samples.size());
-  Provenance provenance{subset_text(count, questions.num_all),
-                        prompt_text(options),
-                        "",
-                        source.weights.empty() ? "" : sha256_path(source.weights),
-                        sha256_path(options.data),
-                        options.seed};
+  Provenance provenance{
+      subset_text(count, questions.num_all, options.data),       prompt_text(options),           "",
+      source.weights.empty() ? "" : sha256_path(source.weights), sha256_path(options.data.path), options.seed};
   if (!options.out.empty()) fs::create_directories(options.out);
   const bool keeps = !options.out.empty() && !source.weights.empty();
   PartialAnswers partial =
@@ -320,8 +318,11 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options,
   document["new_tokens"] = num_tokens;
   document["generation_seconds"] = asked.seconds;
   document["provenance"] = provenance_to_json(provenance);
+  if (options.detection)
+    document["detection"] =
+        detection_to_json(average_precision(detection_images(questions.samples, evaluation.questions)));
   if (options.baselines) document["baselines"] = baselines_to_json(questions.samples, options.metrics);
-  std::map<std::string, fs::path> inputs = {{"data", options.data}};
+  std::map<std::string, fs::path> inputs = {{"data", options.data.path}};
   if (!source.weights.empty()) inputs["weights"] = source.weights;
   write_file_atomically(out / "config.yaml", to_yaml(settings_to_json(options)));
   write_file_atomically(out / "predictions.jsonl", lines);

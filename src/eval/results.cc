@@ -90,9 +90,24 @@ std::string sha256_path(const fs::path& path) {
   return sha256_text(list);
 }
 
-std::string subset_text(std::int64_t used, std::int64_t all) {
-  if (used == all) return fmt::format("all {} questions", format_count(all));
-  return fmt::format("the first {} of {} questions", format_count(used), format_count(all));
+std::string subset_text(std::int64_t used, std::int64_t all, const data::DataOptions& options) {
+  std::string text = used == all ? fmt::format("all {} questions", format_count(all))
+                                 : fmt::format("the first {} of {} questions", format_count(used), format_count(all));
+  const data::DataOptions whole;
+  if (!options.filter.empty()) text += "; filter: " + options.filter;
+  if (options.patients != whole.patients) {
+    text += fmt::format("; patients {} by seed {}", options.patients, options.split_seed);
+  }
+  if (options.fraction != whole.fraction || options.complement) {
+    text += fmt::format("; {} {} of the patients by seed {}", options.complement ? "all but" : "the share",
+                        options.fraction, options.split_seed);
+  }
+  for (const auto& [name, value] : {std::pair("type", options.per_type), std::pair("picture", options.per_picture),
+                                    std::pair("patient", options.per_patient)}) {
+    if (value > 0) text += fmt::format("; at most {} a {}", value, name);
+  }
+  if (options.limit > 0) text += fmt::format("; the first {}", options.limit);
+  return text;
 }
 
 }  // namespace thinkvg::eval

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "thinkvg/core/json.h"
+#include "thinkvg/data/sample.h"
+#include "thinkvg/eval/metrics.h"
 #include "thinkvg/grounding/fusion.h"
 
 // Average precision of boxes, for sets such as VinDr-CXR.
@@ -37,5 +39,16 @@ struct AveragePrecision {
 AveragePrecision average_precision(const std::vector<DetectionImage>& images, const DetectionOptions& options = {});
 
 Json detection_to_json(const AveragePrecision& result);
+
+// Several readers' samples of one picture (those with a field "reader", as VinDr-CXR gives them) become one, whose
+// regions are the readers' boxes after weighted box fusion and whose answer names what any of them found. Its id is the
+// picture. Other samples stay as they are; the order is that of first appearance.
+std::vector<data::Sample> fuse_readers(const std::vector<data::Sample>& samples,
+                                       const grounding::FusionOptions& options = {});
+
+// Answered questions as pictures of a detection benchmark: labels are the names of regions without case and
+// punctuation; a predicted box scores the answer's confidence, or 1. `questions[i]` answers `samples[i]`.
+std::vector<DetectionImage> detection_images(const std::vector<data::Sample>& samples,
+                                             const std::vector<QuestionScore>& questions);
 
 }  // namespace thinkvg::eval

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "thinkvg/data/options.h"
 #include "thinkvg/eval/judge.h"
 #include "thinkvg/eval/metrics.h"
 #include "thinkvg/generation/question.h"
@@ -13,7 +14,7 @@ namespace thinkvg::eval {
 
 struct EvalOptions {
   std::string model;
-  std::string data;
+  data::DataOptions data{.skip_bad_rows = true};
   std::string images;
   std::string out;
   std::string name;
@@ -22,6 +23,8 @@ struct EvalOptions {
   bool shuffle_pictures = false;
   bool resume = true;
   bool baselines = true;
+  bool fuse_readers = false;
+  bool detection = false;
   std::string judge_scores;
   std::int64_t limit = 0;
   std::int64_t seed = 0;
@@ -34,7 +37,7 @@ struct EvalOptions {
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
-    v.setting("data", data, "Questions with their references.");
+    v.section("data", data, "Questions with their references.");
     v.setting("images", images, "Folder that the picture paths are relative to.");
     v.setting("out", out, "Folder to write metrics.json and predictions.jsonl to.");
     v.setting("name", name, "Name of this evaluation in reports.");
@@ -44,6 +47,8 @@ struct EvalOptions {
               "Show the model another question's picture in place of each picture.");
     v.setting("resume", resume, "Go on where a killed evaluation of the same model and data stopped in `out`.");
     v.setting("baselines", baselines, "Score the most frequent answer and random boxes, too.");
+    v.setting("fuse_readers", fuse_readers, "Fuse the boxes of several readers of a picture (VinDr-CXR) first.");
+    v.setting("detection", detection, "Average precision of the boxes by the names of their regions, too.");
     v.setting("judge_scores", judge_scores, "JSON lines of a judge's grades, for the AR-score.");
     v.setting("limit", limit, "Ask only the first questions; 0: all.");
     v.setting("seed", seed, "Seed of sampling, where sampling.temperature is above 0.");

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "thinkvg/core/json.h"
+#include "thinkvg/data/options.h"
 #include "thinkvg/data/sample.h"
 #include "thinkvg/eval/metrics.h"
 
@@ -47,7 +48,8 @@ Json provenance_to_json(const Provenance& provenance);
 // is neither.
 std::string sha256_path(const std::filesystem::path& path);
 
-// "all 3,960 questions", "the first 100 of 3,960 questions".
-std::string subset_text(std::int64_t used, std::int64_t all);
+// "all 3,960 questions", "the first 100 of 3,960 questions; filter: type == \"closed\"": which questions the scores are
+// about, with every setting of `options` that left some out. `all`: questions that the options leave.
+std::string subset_text(std::int64_t used, std::int64_t all, const data::DataOptions& options);
 
 }  // namespace thinkvg::eval
