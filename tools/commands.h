@@ -19,6 +19,7 @@ const std::vector<CommandInfo>& command_list();
 int run_score(const Arguments& arguments);
 int run_score_rollouts(const Arguments& arguments);  // score --rollouts
 int run_phantom(const Arguments& arguments);
+int run_inspect(const Arguments& arguments);
 int run_report(const Arguments& arguments);
 int run_init(const Arguments& arguments);
 int run_warmup(const Arguments& arguments);

@@ -12,6 +12,7 @@ namespace thinkvg::tools {
 const std::vector<CommandInfo>& command_list() {
   static const std::vector<CommandInfo> kCommands = {
       {"phantom", "write a synthetic data set of radiograph-like pictures with grounded questions", Program::pictures},
+      {"inspect", "look a data set over: bad rows, missing pictures, wrong box frames", Program::pictures},
       {"init", "make a new small model with its tokenizer", Program::tensors},
       {"warmup", "teach a new vision tower what is where, from region labels", Program::tensors},
       {"sft", "supervised fine-tuning", Program::tensors},

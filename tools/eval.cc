@@ -9,7 +9,7 @@ int run_eval(const Arguments& arguments) {
   eval::EvalOptions options;
   if (!parse_options("eval", "score a model on a data set", arguments, options)) return 0;
   require_setting("eval", "model", options.model, "DIR");
-  require_setting("eval", "data", options.data, "FILE");
+  require_setting("eval", "data", options.data.path, "FILE");
   require_setting("eval", "images", options.images, "ROOT");
   const eval::Evaluation evaluation = eval::evaluate(options);
   if (options.json)

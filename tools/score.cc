@@ -10,10 +10,17 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/json.h"
-#include "thinkvg/data/dataset.h"
+#include "thinkvg/core/manifest.h"
+#include "thinkvg/core/parallel.h"
 #include "thinkvg/data/image_size.h"
 #include "thinkvg/data/images.h"
+#include "thinkvg/data/options.h"
+#include "thinkvg/eval/baselines.h"
+#include "thinkvg/eval/detection.h"
+#include "thinkvg/eval/judge.h"
 #include "thinkvg/eval/metrics.h"
+#include "thinkvg/eval/predictions.h"
+#include "thinkvg/eval/results.h"
 #include "tools/commands.h"
 
 namespace thinkvg::tools {
@@ -21,92 +28,79 @@ namespace {
 
 struct ScoreOptions {
   std::string predictions;
-  std::string data;
+  data::DataOptions data{.skip_bad_rows = true};
   std::string images;
   std::string frame;
+  bool fuse_readers = false;
+  bool detection = false;
+  std::string judge_scores;
+  std::string name;
+  std::string prompt;
+  bool baselines = true;
   bool json = false;
   std::string out;
+  eval::PredictionOptions reading;
   eval::MetricOptions metrics;
 
   void visit(SettingsVisitor& v) {
-    v.setting("predictions", predictions, "JSON lines {\"id\": .., \"response\": ..}, one per question.");
-    v.setting("data", data, "The data set with the reference answers and boxes.");
+    v.setting("predictions", predictions,
+              "Predictions of any system: JSON lines {\"id\": .., \"response\": ..}, LLaVA answers, GEMeX or bbox_2d.");
+    v.section("data", data, "The questions with their reference answers and boxes.");
     v.setting("images", images,
               "Image root; only needed where --frame cannot be converted without the pictures' sizes.");
     v.setting("frame", frame,
               "Frame of the predicted boxes: original, letterbox-N, stretch-N, stretch-WxH, unit, hundred, thousand; "
-              "empty: the reference's own.");
+              "empty: what the predictions say, else the reference's own.");
+    reading.visit(v);
+    v.setting("fuse_readers", fuse_readers, "Fuse the boxes of several readers of a picture (VinDr-CXR) first.");
+    v.setting("detection", detection, "Average precision of the boxes by the names of their regions, too.");
+    v.setting("judge_scores", judge_scores, "JSON lines of a judge's grades, for the AR-score.");
+    v.setting("name", name, "Name of the system in reports.");
+    v.setting("prompt", prompt, "How the questions were put, in words, for reports.");
+    v.setting("baselines", baselines, "Score the most frequent answer and random boxes, too.");
     v.setting("json", json, "Print one JSON document instead of a table.");
-    v.setting("out", out, "Folder for scores.json and questions.jsonl (one line per question).");
+    v.setting("out", out, "Folder for metrics.json and predictions.jsonl, which `thinkvg report` reads.");
     metrics.visit(v);
   }
 };
 
-using Predictions = std::unordered_map<std::string, std::string>;  // response by sample id
+using PredictionIndex = std::unordered_map<std::string, const eval::Prediction*>;  // by sample id
 
-std::string id_text(const Json& id, const std::string& place) {
-  if (id.is_string()) return id.get<std::string>();
-  if (id.is_number_integer()) return std::to_string(id.get<std::int64_t>());
-  throw_failure("{}: \"id\" must be text or a whole number, but is {}", place, id.dump());
-}
+// What is known of a sample's picture.
+struct PictureFacts {
+  std::filesystem::path file;  // empty: not looked up or not there
+  std::optional<grounding::ImageSize> size;
+};
 
-Predictions read_predictions(const std::string& file) {
-  const std::string content = read_file(file);
-  Predictions predictions;
-  std::int64_t line_number = 0;
-  for (std::size_t begin = 0; begin < content.size();) {
-    const std::size_t end = std::min(content.find('\n', begin), content.size());
-    const std::string_view line = std::string_view(content).substr(begin, end - begin);
-    begin = end + 1;
-    ++line_number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string place = fmt::format("{} line {}", file, line_number);
-    const Json row = Json::parse(line, nullptr, false);
-    if (row.is_discarded() || !row.is_object()) {
-      throw_failure("{}: expected an object {{\"id\": .., \"response\": ..}}, but found: {:.80}", place, line);
-    }
-    if (!row.contains("id")) throw_failure("{}: \"id\" is missing", place);
-    const std::string id = id_text(row["id"], place);
-    if (!row.contains("response") || !row["response"].is_string()) {
-      throw_failure("{}: \"response\" of id '{}' must be text", place, id);
-    }
-    if (!predictions.emplace(id, row["response"].get<std::string>()).second) {
-      throw_failure("{}: id '{}' came before; each question takes one response", place, id);
-    }
-  }
-  if (predictions.empty()) throw_failure("{} holds no predictions", file);
-  return predictions;
-}
-
-// The geometry of a sample's picture, read from its header only where the conversion of boxes depends on it.
-class GeometrySource {
+// Sizes come from the headers of the pictures; only those that are needed must be there.
+class PictureSource {
  public:
-  explicit GeometrySource(const std::string& image_root) {
+  explicit PictureSource(const std::string& image_root) {
     if (!image_root.empty()) finder_.emplace(image_root);
   }
 
-  grounding::ImageGeometry geometry_of(const data::Sample& sample, const grounding::BoxFrame& frame) {
+  const PictureFacts& facts_of(const data::Sample& sample, const grounding::BoxFrame& frame) {
     const bool needed = grounding::conversion_needs_picture(frame, sample.frame) ||
                         std::any_of(sample.regions.begin(), sample.regions.end(), [&](const auto& region) {
                           return grounding::conversion_needs_picture(region.box.frame, sample.frame);
                         });
-    if (!needed) return grounding::ImageGeometry({1, 1});
-    if (!finder_) {
+    if (needed && !finder_) {
       throw_invalid(
           "boxes in the frame '{}' cannot be compared with references in '{}' without the pictures' sizes; name the "
           "image root with --images",
           frame.name(), sample.frame.name());
     }
-    const auto known = sizes_.find(sample.image);
-    if (known != sizes_.end()) return grounding::ImageGeometry(known->second);
-    const grounding::ImageSize size = data::read_image_size(finder_->require(sample));
-    sizes_.emplace(sample.image, size);
-    return grounding::ImageGeometry(size);
+    const auto [entry, is_new] = known_.try_emplace(sample.image);
+    PictureFacts& facts = entry->second;
+    if (!is_new || !finder_) return facts;
+    facts.file = needed ? finder_->require(sample) : finder_->find(sample.image);
+    if (!facts.file.empty()) facts.size = data::read_image_size(facts.file);
+    return facts;
   }
 
  private:
   std::optional<data::ImageFinder> finder_;
-  std::unordered_map<std::string, grounding::ImageSize> sizes_;
+  std::unordered_map<std::string, PictureFacts> known_;
 };
 
 std::string first_ids(const std::vector<std::string>& ids) {
@@ -116,18 +110,44 @@ std::string first_ids(const std::vector<std::string>& ids) {
   return fmt::format("{}{}", fmt::join(shown, ", "), ids.size() > kShown ? ", .." : "");
 }
 
-void require_known_ids(const Predictions& predictions, const std::vector<data::Sample>& samples,
+// Whether the settings use a part of the set only: predictions for the others are then nothing wrong.
+bool uses_a_part(const data::DataOptions& options) {
+  return eval::subset_text(1, 1, options) != eval::subset_text(1, 1, data::DataOptions());
+}
+
+void require_known_ids(const PredictionIndex& predictions, const std::vector<data::Sample>& samples,
                        const ScoreOptions& options) {
   std::unordered_map<std::string_view, int> known;
   for (const data::Sample& sample : samples) known[sample.id] = 1;
   std::vector<std::string> unknown;
-  for (const auto& [id, response] : predictions) {
+  for (const auto& [id, prediction] : predictions) {
     if (!known.contains(id)) unknown.push_back(id);
   }
   if (unknown.empty()) return;
+  if (uses_a_part(options.data) && unknown.size() < predictions.size()) {
+    spdlog::warn("{} of {} predictions are not for questions of the chosen part", unknown.size(), predictions.size());
+    return;
+  }
   std::sort(unknown.begin(), unknown.end());
   throw_failure("{} of {} ids in {} are not in {}: {}; its ids look like '{}'", unknown.size(), predictions.size(),
-                options.predictions, options.data, first_ids(unknown), samples.empty() ? "" : samples.front().id);
+                options.predictions, options.data.path, first_ids(unknown), samples.empty() ? "" : samples.front().id);
+}
+
+PredictionIndex index_predictions(const eval::PredictionFile& file, const std::vector<data::Sample>& samples,
+                                  const ScoreOptions& options) {
+  PredictionIndex index;
+  if (file.has_ids) {
+    for (const eval::Prediction& prediction : file.predictions) index.emplace(prediction.id, &prediction);
+    require_known_ids(index, samples, options);
+    return index;
+  }
+  if (file.predictions.size() != samples.size()) {
+    throw_failure("{} has no ids, so that its {} predictions must stand for the {} questions of {} in order",
+                  options.predictions, file.predictions.size(), samples.size(), options.data.path);
+  }
+  spdlog::warn("{} has no ids: its predictions are taken in the order of the questions", options.predictions);
+  for (std::size_t i = 0; i < samples.size(); ++i) index.emplace(samples[i].id, &file.predictions[i]);
+  return index;
 }
 
 std::vector<data::Sample> read_samples(const data::Dataset& dataset) {
@@ -137,67 +157,123 @@ std::vector<data::Sample> read_samples(const data::Dataset& dataset) {
   return samples;
 }
 
+// A question as it goes into scoring; `response` is empty where there is no prediction.
+struct Work {
+  const data::Sample* sample = nullptr;
+  const eval::Prediction* prediction = nullptr;
+  grounding::BoxFrame frame;
+  const PictureFacts* picture = nullptr;
+};
+
+grounding::ImageGeometry geometry_of(const Work& work) {
+  return grounding::ImageGeometry(work.picture->size.value_or(grounding::ImageSize{1, 1}));
+}
+
+void write_results(const ScoreOptions& options, const Json& document, const std::string& lines) {
+  const std::filesystem::path folder = options.out;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw_failure("cannot make the folder {}: {}", folder.string(), error.message());
+  write_file_atomically(folder / "predictions.jsonl", lines);
+  write_file_atomically(folder / "config.yaml", to_yaml(settings_to_json(options)));
+  const Json manifest =
+      make_manifest("score", options.metrics.seed, {{"data", options.data.path}, {"predictions", options.predictions}});
+  write_file_atomically(folder / "manifest.json", manifest.dump(2) + "\n");
+  write_file_atomically(folder / "metrics.json", document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
 }  // namespace
 
 int run_score(const Arguments& arguments) {
   const auto names_rollouts = [](const std::string& a) { return a == "--rollouts" || a.starts_with("--rollouts="); };
   if (std::any_of(arguments.begin(), arguments.end(), names_rollouts)) return run_score_rollouts(arguments);
   ScoreOptions options;
-  if (!parse_options("score", "A-score and V-score of predictions, without a model", arguments, options)) return 0;
+  if (!parse_options("score", "scores of predictions of any system, without a model", arguments, options)) return 0;
   require_setting("score", "predictions", options.predictions, "FILE");
-  require_setting("score", "data", options.data, "FILE");
+  require_setting("score", "data", options.data.path, "FILE");
   options.metrics.check();
   std::optional<grounding::BoxFrame> frame;
   if (!options.frame.empty()) frame = grounding::BoxFrame::parse(options.frame);
+  if (options.reading.format != "auto") eval::parse_text_format(options.reading.format);
 
-  const Predictions predictions = read_predictions(options.predictions);
-  const auto dataset = data::open_dataset(options.data);
-  if (!dataset->bad_rows().empty()) {
-    const data::BadRow& first = dataset->bad_rows().front();
-    spdlog::warn("{}: {} rows cannot be read and are left out; the first is row {}: {}", options.data,
-                 dataset->bad_rows().size(), first.row, first.reason);
-  }
-  const std::vector<data::Sample> samples = read_samples(*dataset);
-  require_known_ids(predictions, samples, options);
+  const eval::PredictionFile file = eval::read_predictions(options.predictions, options.reading);
+  const auto dataset = data::open_data(options.data);
+  std::vector<data::Sample> samples = read_samples(*dataset);
+  if (options.fuse_readers) samples = eval::fuse_readers(samples);
+  const PredictionIndex predictions = index_predictions(file, samples, options);
 
-  GeometrySource geometries(options.images);
-  std::vector<eval::QuestionScore> questions;
-  questions.reserve(samples.size());
+  PictureSource pictures(options.images);
+  std::vector<Work> work;
+  work.reserve(samples.size());
   std::vector<std::string> missing;
   for (const data::Sample& sample : samples) {
-    const auto prediction = predictions.find(sample.id);
-    if (prediction == predictions.end()) {
+    const auto found = predictions.find(sample.id);
+    Work item{&sample, found == predictions.end() ? nullptr : found->second, sample.frame};
+    if (item.prediction) {
+      item.frame = frame.value_or(item.prediction->frame.value_or(sample.frame));
+    } else {
       missing.push_back(sample.id);
-      questions.push_back(eval::score_missing(sample));
-      continue;
     }
-    const grounding::BoxFrame written = frame.value_or(sample.frame);
-    const grounding::ImageGeometry geometry = geometries.geometry_of(sample, written);
-    questions.push_back(eval::score_question({sample, prediction->second, written, geometry}, options.metrics));
+    item.picture = &pictures.facts_of(sample, item.frame);
+    work.push_back(item);
   }
   if (!missing.empty()) {
     spdlog::warn("{} of {} questions have no prediction and count as wrong: {}", missing.size(), samples.size(),
                  first_ids(missing));
   }
 
+  std::vector<eval::QuestionScore> questions(work.size());
+  std::vector<std::string> lines(options.out.empty() ? 0 : work.size());
+  parallel_for(work.size(), [&](std::size_t i) {
+    const Work& item = work[i];
+    const grounding::ImageGeometry geometry = geometry_of(item);
+    std::string response;
+    if (item.prediction) {
+      response = eval::to_tagged_response(item.prediction->text, file.format);
+      questions[i] = eval::score_question({*item.sample, response, item.frame, geometry}, options.metrics);
+      questions[i].confidence = item.prediction->confidence;
+    } else {
+      questions[i] = eval::score_missing(*item.sample);
+    }
+    if (!lines.empty()) {
+      lines[i] = eval::prediction_line({*item.sample, questions[i], response, item.frame, geometry, item.picture->file,
+                                        item.picture->size})
+                     .dump(-1, ' ', false, Json::error_handler_t::replace) +
+                 "\n";
+    }
+  });
+
+  const auto num_questions = static_cast<std::int64_t>(samples.size());
+  eval::Provenance provenance{eval::subset_text(num_questions, num_questions, options.data), options.prompt};
+  provenance.seed = options.metrics.seed;
+  provenance.model_sha256 = sha256_file(options.predictions);
+  provenance.data_sha256 = eval::sha256_path(options.data.path);
+  std::int64_t num_judged = 0;
+  if (!options.judge_scores.empty()) {
+    const eval::JudgeFile judged = eval::read_judge_scores(options.judge_scores);
+    num_judged = eval::apply_judge_scores(questions, judged.scores);
+    provenance.judge = judged.judge.empty() ? "unnamed" : judged.judge;
+  }
+
   const eval::Scores scores = eval::summarize(questions, options.metrics);
   Json json = eval::scores_to_json(scores);
+  if (!options.name.empty()) json["name"] = options.name;
   json["num_missing"] = missing.size();
   json["num_bad_rows"] = dataset->bad_rows().size();
-  json["rules"]["frame"] = frame ? frame->name() : "the reference's own";
+  if (!options.judge_scores.empty()) json["num_judged"] = num_judged;
+  json["rules"]["frame"] = frame ? frame->name() : "as the predictions say, else the reference's own";
+  json["rules"]["format"] = eval::text_format_name(file.format);
   json["predictions"] = options.predictions;
-  json["data"] = options.data;
+  json["data"] = options.data.path;
+  json["provenance"] = eval::provenance_to_json(provenance);
+  if (options.detection) {
+    json["detection"] = eval::detection_to_json(eval::average_precision(eval::detection_images(samples, questions)));
+  }
+  if (options.baselines) json["baselines"] = eval::baselines_to_json(samples, options.metrics);
   if (!options.out.empty()) {
-    std::string lines;
-    for (const eval::QuestionScore& question : questions) {
-      lines += eval::question_to_json(question).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-    }
-    const std::filesystem::path folder = options.out;
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    if (error) throw_failure("cannot make the folder {}: {}", folder.string(), error.message());
-    write_file_atomically(folder / "questions.jsonl", lines);
-    write_file_atomically(folder / "scores.json", json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    std::string text;
+    for (const std::string& line : lines) text += line;
+    write_results(options, json, text);
   }
   if (options.json) {
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));

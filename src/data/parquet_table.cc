@@ -8,11 +8,14 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <memory>
+#include <mutex>
 
 #include "thinkvg/core/error.h"
 
 namespace thinkvg::data {
 namespace {
+
+constexpr std::int64_t kBatchRows = 2048;
 
 void check(const arrow::Status& status, const std::filesystem::path& file, std::string_view what) {
   if (!status.ok()) throw_failure("{}: cannot {}: {}", file.string(), what, status.message());
@@ -24,73 +27,210 @@ T take(arrow::Result<T> result, const std::filesystem::path& file, std::string_v
   return std::move(result).ValueUnsafe();
 }
 
-template <class Array>
-void append_all(const Array& array, TextColumn& column) {
-  for (std::int64_t i = 0; i < array.length(); ++i) {
-    column.append(array.IsNull(i) ? std::string_view() : std::string_view(array.GetView(i)));
+// Runs `body`, whose parquet exceptions become failures that name the file.
+template <class Body>
+auto with_file(const std::filesystem::path& file, const Body& body) {
+  try {
+    return body();
+  } catch (const parquet::ParquetException& error) {
+    throw_failure("{}: cannot read it as parquet: {}", file.string(), error.what());
   }
 }
 
-TextColumn to_text(const arrow::ChunkedArray& chunks, const std::filesystem::path& file, const std::string& name) {
-  TextColumn column;
-  column.reserve(static_cast<std::size_t>(chunks.length()), 0);
-  for (const auto& chunk : chunks.chunks()) {
-    switch (chunk->type_id()) {
-      case arrow::Type::STRING:
-      case arrow::Type::BINARY:
-        append_all(static_cast<const arrow::BinaryArray&>(*chunk), column);
-        break;
-      case arrow::Type::LARGE_STRING:
-      case arrow::Type::LARGE_BINARY:
-        append_all(static_cast<const arrow::LargeBinaryArray&>(*chunk), column);
-        break;
-      default:
-        throw_failure("{}: column '{}' should hold text, but its type is {}", file.string(), name,
-                      chunk->type()->ToString());
-    }
+std::unique_ptr<parquet::arrow::FileReader> open_reader(const std::filesystem::path& file) {
+  const auto input = take(arrow::io::ReadableFile::Open(file.string()), file, "open it");
+  // Pages are read one by one: a column chunk of a large row group is never in memory as a whole.
+  parquet::ReaderProperties properties(arrow::system_memory_pool());
+  properties.enable_buffered_stream();
+  parquet::ArrowReaderProperties arrow_properties(/*use_threads=*/false);
+  arrow_properties.set_batch_size(kBatchRows);
+  arrow_properties.set_pre_buffer(false);
+  parquet::arrow::FileReaderBuilder builder;
+  check(builder.Open(input, properties), file, "read it as parquet");
+  return take(builder.memory_pool(arrow::system_memory_pool())->properties(arrow_properties)->Build(), file,
+              "read it as parquet");
+}
+
+std::shared_ptr<arrow::Schema> schema_of(parquet::arrow::FileReader& reader, const std::filesystem::path& file) {
+  std::shared_ptr<arrow::Schema> schema;
+  check(reader.GetSchema(&schema), file, "read its columns");
+  return schema;
+}
+
+// The places of a column's leaves among all leaves of the file, which is how the reader counts.
+std::vector<int> leaf_places(const parquet::arrow::FileReader& reader, const std::string& column) {
+  std::vector<int> places;
+  const auto* schema = reader.parquet_reader()->metadata()->schema();
+  for (int i = 0; i < schema->num_columns(); ++i) {
+    if (schema->Column(i)->path()->ToDotVector().front() == column) places.push_back(i);
   }
-  return column;
+  return places;
+}
+
+bool is_text(const arrow::Array& array) {
+  switch (array.type_id()) {
+    case arrow::Type::STRING:
+    case arrow::Type::BINARY:
+    case arrow::Type::LARGE_STRING:
+    case arrow::Type::LARGE_BINARY:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string_view text_at(const arrow::Array& array, std::int64_t row) {
+  if (array.type_id() == arrow::Type::STRING || array.type_id() == arrow::Type::BINARY)
+    return static_cast<const arrow::BinaryArray&>(array).GetView(row);
+  return static_cast<const arrow::LargeBinaryArray&>(array).GetView(row);
+}
+
+Json json_at(const arrow::Array& array, std::int64_t row) {
+  if (array.IsNull(row)) return nullptr;
+  if (is_text(array)) return std::string(text_at(array, row));
+  switch (array.type_id()) {
+    case arrow::Type::BOOL:
+      return static_cast<const arrow::BooleanArray&>(array).Value(row);
+    case arrow::Type::INT8:
+      return static_cast<const arrow::Int8Array&>(array).Value(row);
+    case arrow::Type::INT16:
+      return static_cast<const arrow::Int16Array&>(array).Value(row);
+    case arrow::Type::INT32:
+      return static_cast<const arrow::Int32Array&>(array).Value(row);
+    case arrow::Type::INT64:
+      return static_cast<const arrow::Int64Array&>(array).Value(row);
+    case arrow::Type::UINT8:
+      return static_cast<const arrow::UInt8Array&>(array).Value(row);
+    case arrow::Type::UINT16:
+      return static_cast<const arrow::UInt16Array&>(array).Value(row);
+    case arrow::Type::UINT32:
+      return static_cast<const arrow::UInt32Array&>(array).Value(row);
+    case arrow::Type::UINT64:
+      return static_cast<const arrow::UInt64Array&>(array).Value(row);
+    case arrow::Type::FLOAT:
+      return static_cast<const arrow::FloatArray&>(array).Value(row);
+    case arrow::Type::DOUBLE:
+      return static_cast<const arrow::DoubleArray&>(array).Value(row);
+    case arrow::Type::DICTIONARY: {
+      const auto& dictionary = static_cast<const arrow::DictionaryArray&>(array);
+      return json_at(*dictionary.dictionary(), dictionary.GetValueIndex(row));
+    }
+    case arrow::Type::LIST: {
+      const auto& list = static_cast<const arrow::ListArray&>(array);
+      Json items = Json::array();
+      for (std::int64_t i = list.value_offset(row); i < list.value_offset(row + 1); ++i)
+        items.push_back(json_at(*list.values(), i));
+      return items;
+    }
+    case arrow::Type::STRUCT: {
+      const auto& fields = static_cast<const arrow::StructArray&>(array);
+      if (const auto bytes = fields.GetFieldByName("bytes"); bytes && is_text(*bytes)) return json_at(*bytes, row);
+      Json object = Json::object();
+      for (int i = 0; i < fields.num_fields(); ++i)
+        object[fields.struct_type()->field(i)->name()] = json_at(*fields.field(i), row);
+      return object;
+    }
+    default:
+      return array.type()->ToString();
+  }
+}
+
+// The cell as text; `storage` holds it where it has to be made.
+std::string_view cell_at(const arrow::Array& array, std::int64_t row, std::string& storage) {
+  if (array.IsNull(row)) return {};
+  if (is_text(array)) return text_at(array, row);
+  const Json value = json_at(array, row);
+  if (value.is_null()) return {};
+  storage = value.is_string() ? value.get<std::string>() : value.dump();
+  return storage;
 }
 
 }  // namespace
 
-std::vector<TextColumn> read_text_columns(const std::filesystem::path& file, const TextColumnNames& names) {
-  try {
-    const auto input = take(arrow::io::ReadableFile::Open(file.string()), file, "open it");
-    const auto reader = take(parquet::arrow::OpenFile(input, arrow::system_memory_pool()), file, "read it as parquet");
-    std::shared_ptr<arrow::Schema> schema;
-    check(reader->GetSchema(&schema), file, "read its columns");
+std::vector<std::string> parquet_columns(const std::filesystem::path& file) {
+  return with_file(file, [&] { return schema_of(*open_reader(file), file)->field_names(); });
+}
 
-    std::vector<std::string> missing;
-    for (const std::string& name : names.required) {
-      if (schema->GetFieldIndex(name) < 0) missing.push_back(name);
+void for_each_parquet_row(const std::filesystem::path& file, const std::vector<std::string>& columns,
+                          const RowCallback& call) {
+  with_file(file, [&] {
+    const auto reader = open_reader(file);
+    std::vector<int> leaves;
+    for (const std::string& column : columns) {
+      for (const int place : leaf_places(*reader, column)) leaves.push_back(place);
     }
-    if (!missing.empty()) {
-      throw_failure("{}: expected the columns {}; it lacks {} and has {}", file.string(),
-                    fmt::join(names.required, ", "), fmt::join(missing, ", "), fmt::join(schema->field_names(), ", "));
-    }
-    const std::int64_t num_rows = reader->parquet_reader()->metadata()->num_rows();
-    std::vector<TextColumn> columns;
-    for (const auto* list : {&names.required, &names.optional}) {
-      for (const std::string& name : *list) {
-        TextColumn column;
-        if (const int index = schema->GetFieldIndex(name); index >= 0) {
-          std::shared_ptr<arrow::ChunkedArray> chunks;
-          check(reader->ReadColumn(index, &chunks), file, "read column '" + name + "'");
-          column = to_text(*chunks, file, name);
-        } else {
-          for (std::int64_t row = 0; row < num_rows; ++row) column.append({});
-        }
-        if (column.size() != num_rows) {
-          throw_failure("{}: column '{}' has {} values for {} rows", file.string(), name, column.size(), num_rows);
-        }
-        columns.push_back(std::move(column));
+    std::vector<int> groups(static_cast<std::size_t>(reader->num_row_groups()));
+    for (std::size_t i = 0; i < groups.size(); ++i) groups[i] = static_cast<int>(i);
+    const auto batches = take(reader->GetRecordBatchReader(groups, leaves), file, "read its rows");
+    std::vector<std::string> storage(columns.size());
+    RawRow row;
+    row.cells.resize(columns.size());
+    std::shared_ptr<arrow::RecordBatch> batch;
+    while (check(batches->ReadNext(&batch), file, "read its rows"), batch != nullptr) {
+      std::vector<std::shared_ptr<arrow::Array>> arrays;
+      for (const std::string& column : columns) arrays.push_back(batch->GetColumnByName(column));
+      for (std::int64_t i = 0; i < batch->num_rows(); ++i) {
+        for (std::size_t c = 0; c < columns.size(); ++c)
+          row.cells[c] = arrays[c] ? cell_at(*arrays[c], i, storage[c]) : std::string_view();
+        call(row);
       }
     }
-    return columns;
-  } catch (const parquet::ParquetException& error) {
-    throw_failure("{}: cannot read it as parquet: {}", file.string(), error.what());
-  }
+  });
+}
+
+struct ParquetColumn::State {
+  std::filesystem::path file;
+  std::string column;
+  std::unique_ptr<parquet::arrow::FileReader> reader;
+  std::vector<int> leaves;
+  std::vector<std::int64_t> group_ends;
+  std::mutex mutex;
+  std::size_t group = 0;
+  std::shared_ptr<arrow::ChunkedArray> cells;  // of that group
+};
+
+ParquetColumn::ParquetColumn(std::filesystem::path file, std::string column) : state_(std::make_unique<State>()) {
+  State& s = *state_;
+  s.file = std::move(file);
+  s.column = std::move(column);
+  with_file(s.file, [&] {
+    s.reader = open_reader(s.file);
+    s.leaves = leaf_places(*s.reader, s.column);
+    std::int64_t end = 0;
+    for (int i = 0; i < s.reader->num_row_groups(); ++i) {
+      end += s.reader->parquet_reader()->metadata()->RowGroup(i)->num_rows();
+      s.group_ends.push_back(end);
+    }
+  });
+}
+
+ParquetColumn::~ParquetColumn() = default;
+
+std::string ParquetColumn::at(std::int64_t row) const {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  return with_file(s.file, [&]() -> std::string {
+    std::size_t group = 0;
+    while (group < s.group_ends.size() && s.group_ends[group] <= row) ++group;
+    if (group == s.group_ends.size()) throw_failure("{} has no row {}", s.file.string(), row);
+    if (!s.cells || s.group != group) {
+      s.cells.reset();
+      std::shared_ptr<arrow::Table> table;
+      check(s.reader->ReadRowGroup(static_cast<int>(group), s.leaves, &table), s.file, "read its rows");
+      s.cells = table->GetColumnByName(s.column);
+      if (!s.cells) throw_failure("{} has no column '{}'", s.file.string(), s.column);
+      s.group = group;
+    }
+    std::int64_t place = row - (group == 0 ? 0 : s.group_ends[group - 1]);
+    for (const auto& chunk : s.cells->chunks()) {
+      if (place < chunk->length()) {
+        std::string storage;
+        return std::string(cell_at(*chunk, place, storage));
+      }
+      place -= chunk->length();
+    }
+    throw_failure("{}: row {} of column '{}' is missing", s.file.string(), row, s.column);
+  });
 }
 
 void write_text_columns(const std::filesystem::path& file,

@@ -2,10 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "data/row_file.h"
 
 namespace thinkvg::data {
 
@@ -22,24 +25,33 @@ class TextColumn {
     const std::size_t begin = i == 0 ? 0 : ends_[i - 1];
     return std::string_view(bytes_).substr(begin, ends_[i] - begin);
   }
-  void reserve(std::size_t rows, std::size_t bytes) {
-    ends_.reserve(rows);
-    bytes_.reserve(bytes);
-  }
 
  private:
   std::string bytes_;
   std::vector<std::size_t> ends_;
 };
 
-// Reads text columns by name, one after the other, so that only one is in memory twice. A name in `optional` that the
-// file lacks gives a column of empty texts. Throws std::runtime_error naming file and reason.
-struct TextColumnNames {
-  std::vector<std::string> required;
-  std::vector<std::string> optional;
+// Names of the columns. All functions here throw std::runtime_error naming file and reason.
+std::vector<std::string> parquet_columns(const std::filesystem::path& file);
+
+// Every row, cells in the order of `columns`: text as it is, numbers and truth values in JSON's form, lists of them as
+// JSON lists, a null as an empty text. A name that the file lacks gives empty cells. Reads in batches, so that little
+// is in memory at a time whatever the size of the file's row groups.
+// Of a column of pictures (a struct with "bytes" and "path", as the Hugging Face hub has them) the cell is the bytes.
+void for_each_parquet_row(const std::filesystem::path& file, const std::vector<std::string>& columns,
+                          const RowCallback& call);
+
+// Single cells by row: for the pictures that a parquet file holds. Keeps the row group that was read last. Thread-safe.
+class ParquetColumn {
+ public:
+  ParquetColumn(std::filesystem::path file, std::string column);
+  ~ParquetColumn();
+  std::string at(std::int64_t row) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
 };
-// In the order required, optional.
-std::vector<TextColumn> read_text_columns(const std::filesystem::path& file, const TextColumnNames& names);
 
 // All columns must have the same length.
 void write_text_columns(const std::filesystem::path& file,

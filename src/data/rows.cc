@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <cctype>
 
+#include "thinkvg/core/error.h"
 #include "thinkvg/grounding/answer.h"
-#include "thinkvg/grounding/response.h"
+#include "thinkvg/grounding/geometry.h"
 
 namespace thinkvg::data {
 namespace {
@@ -127,24 +128,78 @@ std::string tidy_answer(std::string_view answer, QuestionType type, const std::v
   return trimmed(answer);
 }
 
+void set_question(Sample& sample, std::string_view text) {
+  if (sample.type == QuestionType::single_choice || sample.type == QuestionType::multi_choice) {
+    SplitQuestion split = split_choices(text);
+    sample.question = std::move(split.question);
+    sample.choices = std::move(split.choices);
+  } else {
+    sample.question = trimmed(text);
+  }
+}
+
+QuestionType guess_type(const std::vector<std::string>& choices, std::string_view answer, bool answer_is_list) {
+  if (!choices.empty()) return answer_is_list ? QuestionType::multi_choice : QuestionType::single_choice;
+  return grounding::read_yes_no(answer, grounding::AnswerReading::strict) ? QuestionType::closed : QuestionType::open;
+}
+
+void take_bad_boxes(const grounding::ParsedResponse& parsed, Sample& sample, ParsedRow& row) {
+  for (std::size_t i = 0; i < parsed.bad_boxes.size(); ++i) {
+    if (const auto numbers = grounding::read_four_numbers(parsed.bad_boxes[i])) {
+      sample.regions.push_back({"", grounding::make_box(*numbers, grounding::BoxOrder::xyxy, sample.frame)});
+      continue;
+    }
+    row.lost.push_back(fmt::format("box {}: {}", parsed.bad_boxes[i], parsed.bad_box_problems[i]));
+    if (row.problem.empty()) row.problem = "the response has a box that is none: " + row.lost.back();
+  }
+}
+
+namespace {
+
+std::string box_problem(const grounding::Region& region, const grounding::BoxFrame& frame, grounding::ImageSize size) {
+  const grounding::Box& box = region.box;
+  if (const std::string problem = box.problem(); !problem.empty()) {
+    return fmt::format("box {} of '{}': {}", grounding::format_box(box), region.name, problem);
+  }
+  const bool original = frame.kind() == grounding::BoxFrame::Kind::original;
+  const auto width = static_cast<double>(original ? size.width : frame.width());
+  const auto height = static_cast<double>(original ? size.height : frame.height());
+  const bool outside = width > 0 ? box.x1 < 0 || box.y1 < 0 || box.x2 > width || box.y2 > height
+                                 : original && (box.x1 < 0 || box.y1 < 0);
+  if (!outside) return {};
+  return fmt::format("box {} of '{}' reaches outside the frame {}{}", grounding::format_box(box), region.name,
+                     frame.name(), width > 0 ? fmt::format(" of {} x {}", width, height) : "");
+}
+
+}  // namespace
+
 std::string problem_of(const Sample& sample) {
   if (sample.image.empty()) return "the image path is empty";
   if (sample.question.empty()) return "the question is empty";
   if (sample.answer.empty()) return "the answer is empty";
   for (const grounding::Region& region : sample.regions) {
-    const grounding::Box& box = region.box;
-    if (!box.is_valid()) {
-      return fmt::format("box {} of '{}' is reversed or empty (expected x1 < x2 and y1 < y2)",
-                         grounding::format_box(box), region.name);
-    }
-    const auto width = static_cast<double>(sample.frame.width());
-    const auto height = static_cast<double>(sample.frame.height());
-    if (width > 0 && (box.x1 < 0 || box.y1 < 0 || box.x2 > width || box.y2 > height)) {
-      return fmt::format("box {} of '{}' reaches outside the frame {}", grounding::format_box(box), region.name,
-                         sample.frame.name());
+    if (std::string problem = box_problem(region, sample.frame, sample.size); !problem.empty()) return problem;
+  }
+  for (const auto& regions : sample.more_regions) {
+    for (const grounding::Region& region : regions) {
+      if (std::string problem = box_problem(region, sample.frame, {}); !problem.empty()) return problem;
     }
   }
   return {};
+}
+
+void require_fields(const Preview& file, FileKind kind, std::initializer_list<std::string_view> fields) {
+  const bool right_kind = file.kind == kind || (kind == FileKind::json_list && file.is_json_rows());
+  std::vector<std::string_view> missing;
+  for (const std::string_view field : fields) {
+    if (!file.has(field)) missing.push_back(field);
+  }
+  if (right_kind && missing.empty()) return;
+  const char* name = kind == FileKind::parquet ? "parquet" : kind == FileKind::csv ? "CSV" : "JSON rows";
+  throw_failure("{}: expected {} with {}; it {}lacks {} and has {}", file.file.string(), name, fmt::join(fields, ", "),
+                right_kind ? "" : "is of another kind, ",
+                missing.empty() ? "none" : fmt::format("{}", fmt::join(missing, ", ")),
+                file.fields.empty() ? "no fields" : fmt::format("{}", fmt::join(file.fields, ", ")));
 }
 
 }  // namespace thinkvg::data

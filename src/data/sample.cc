@@ -30,10 +30,11 @@ QuestionType parse_question_type(std::string_view name) {
   }
   if (key == "open" || key == "open_ended") return QuestionType::open;
   if (key == "closed" || key == "closed_ended") return QuestionType::closed;
-  if (key == "single_choice") return QuestionType::single_choice;
-  if (key == "multi_choice" || key == "multiple_choice") return QuestionType::multi_choice;
+  if (key == "single_choice" || key == "single") return QuestionType::single_choice;
+  if (key == "multi_choice" || key == "multiple_choice" || key == "multi") return QuestionType::multi_choice;
   throw_invalid(
-      "'{}' is no question type; known: open, closed, single_choice, multi_choice, also as open_ended_questions, "
+      "'{}' is no question type; known: open, closed, single_choice (single), multi_choice (multi), also as "
+      "open_ended_questions, "
       "closed_ended_questions, single_choice_questions, multi_choice_questions",
       name);
 }

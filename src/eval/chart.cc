@@ -198,6 +198,53 @@ std::string bars(const std::vector<BarGroup>& groups, const std::string& descrip
   return out + baseline(axes) + "</svg>";
 }
 
+std::string columns(const Columns& columns, double top, const std::string& description) {
+  const double width = 300, height = 130, gap = 12;
+  const Axes axes{34, 8, width - 4, height - 22, {0, 1}, {0, std::max(top, 0.01)}};
+  std::string out = open_svg(width, height, description) + y_axis(axes, 3);
+  const double step = (axes.right - axes.left - gap) / static_cast<double>(columns.shares.size() + 1);
+  const auto column = [&](double x, double share, const std::string& range) {
+    const double y = axes.py(std::min(share, top));
+    return fmt::format(
+        "<rect class=\"s{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"><title>{}: {:.1f} %"
+        "</title></rect>",
+        columns.series_index, x, y, step - 1, axes.bottom - y, range, 100 * share);
+  };
+  const auto label = [&](double x, const std::string& text) {
+    return fmt::format("<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>", x,
+                       axes.bottom + 15, text);
+  };
+  out += column(axes.left, columns.zero, "IoU 0") + label(axes.left + step / 2, "0");
+  const double begin = axes.left + step + gap;
+  const auto count = static_cast<double>(columns.shares.size());
+  for (std::size_t i = 0; i < columns.shares.size(); ++i) {
+    const auto place = static_cast<double>(i);
+    out += column(begin + step * place, columns.shares[i],
+                  fmt::format("IoU {:.2f} to {:.2f}", place / count, (place + 1) / count));
+  }
+  for (const double mark : {0.25, 0.5, 0.75, 1.0})
+    out += label(begin + step * count * mark - (mark == 1.0 ? 6 : 0), mark == 1.0 ? "1" : fmt::format("{}", mark));
+  return out + baseline(axes) + "</svg>";
+}
+
+std::string spots(const std::vector<Spot>& spots, int series_index, const std::string& description) {
+  const double width = 300, height = 250;
+  const Axes axes{34, 10, width - 10, height - 36, {0, 1}, {0, 1}};
+  std::string out = open_svg(width, height, description) + y_axis(axes, 4) + baseline(axes);
+  out += fmt::format("<line class=\"axis diagonal\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>",
+                     axes.px(0), axes.py(0), axes.px(1), axes.py(1));
+  for (const double mark : {0.0, 0.25, 0.5, 0.75, 1.0})
+    out += fmt::format("<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>", axes.px(mark),
+                       axes.bottom + 15, tick_label(mark, 0.25));
+  out += fmt::format("<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">confidence</text>",
+                     (axes.left + axes.right) / 2, axes.bottom + 31);
+  for (const Spot& spot : spots)
+    out += fmt::format("<circle class=\"s{} spot\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{:.1f}\"><title>{}</title></circle>",
+                       series_index, axes.px(spot.x), axes.py(spot.y), 3 + 15 * std::sqrt(spot.share),
+                       html::escape(spot.tip));
+  return out + "</svg>";
+}
+
 std::string line(const Points& points, const std::string& description) {
   if (points.empty()) return "";
   const double width = 380, height = 200;

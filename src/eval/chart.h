@@ -23,6 +23,23 @@ struct BarGroup {
 // Bars from 0 with interval whiskers.
 std::string bars(const std::vector<BarGroup>& groups, const std::string& description);
 
+// Counts as touching columns over [0, 1]; the first column, set apart, is for values of exactly 0.
+struct Columns {
+  double zero = 0;             // share of the values
+  std::vector<double> shares;  // of equal parts of (0, 1]
+  int series_index = 0;
+};
+// `top`: the share at the upper edge, so that several charts have one scale.
+std::string columns(const Columns& columns, double top, const std::string& description);
+
+// Accuracy against confidence: a point a bin, as large as its share of the answers, and the diagonal.
+struct Spot {
+  double x = 0, y = 0;
+  double share = 0;
+  std::string tip;
+};
+std::string spots(const std::vector<Spot>& spots, int series_index, const std::string& description);
+
 using Points = std::vector<std::pair<std::int64_t, double>>;  // (step, value), steps rising
 
 // One curve over steps; a noisy one (see is_noisy) is drawn faint under its moving average.

@@ -2,136 +2,352 @@
 
 #include <ATen/Parallel.h>
 
-#include <numeric>
+#include <algorithm>
+#include <set>
+#include <unordered_map>
 
+#include "eval/confidence.h"
+#include "eval/json_lines.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/log.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
+#include "thinkvg/eval/baselines.h"
+#include "thinkvg/eval/detection.h"
+#include "thinkvg/eval/results.h"
 
 namespace thinkvg::eval {
 namespace {
 
-Json regions_to_json(const std::vector<grounding::Region>& regions) {
-  Json list = Json::array();
-  for (const grounding::Region& region : regions)
-    list.push_back({{"ref", region.name}, {"box", {region.box.x1, region.box.y1, region.box.x2, region.box.y2}}});
-  return list;
+namespace fs = std::filesystem;
+using data::Sample;
+
+constexpr const char* kPartialFile = "answers.partial.jsonl";
+
+// What the model said to one question, and the picture that it saw.
+struct Answer {
+  std::string response;  // boxes in `frame`
+  grounding::BoxFrame frame;
+  grounding::ImageSize picture_size;
+  fs::path picture;
+  std::optional<double> confidence;
+  std::int64_t num_tokens = 0;
+
+  Json to_json(const std::string& id) const {
+    return {{"id", id},
+            {"response", response},
+            {"frame", frame.name()},
+            {"width", picture_size.width},
+            {"height", picture_size.height},
+            {"picture", picture.string()},
+            {"confidence", confidence ? Json(*confidence) : Json()},
+            {"num_tokens", num_tokens}};
+  }
+  static Answer from_json(const Json& line) {
+    Answer answer;
+    answer.response = line.at("response").get<std::string>();
+    answer.frame = grounding::BoxFrame::parse(line.at("frame").get<std::string>());
+    answer.picture_size = {line.at("width").get<std::int64_t>(), line.at("height").get<std::int64_t>()};
+    answer.picture = line.at("picture").get<std::string>();
+    if (line.at("confidence").is_number()) answer.confidence = line.at("confidence").get<double>();
+    answer.num_tokens = line.at("num_tokens").get<std::int64_t>();
+    return answer;
+  }
+};
+
+using Answers = std::unordered_map<std::string, Answer>;  // by sample id
+
+// The questions of a run, as they are asked.
+struct Questions {
+  std::vector<Sample> samples;  // with their references
+  std::vector<Sample> asked;    // the same, with the picture that is shown
+  std::int64_t num_all = 0;     // of the set
+};
+
+// Each picture stands in for another one: the pictures in a random order, each replaced by the next.
+void shuffle_pictures(std::vector<Sample>& samples, std::int64_t seed) {
+  std::set<std::string> known;
+  for (const Sample& sample : samples) known.insert(sample.image);
+  if (known.size() < 2) throw_failure("shuffle_pictures needs questions about two pictures or more");
+  std::vector<std::string> order(known.begin(), known.end());
+  RandomStream random({hash_key("shuffle pictures"), static_cast<std::uint64_t>(seed)});
+  random.shuffle(order);
+  std::unordered_map<std::string, std::string> next;
+  for (std::size_t i = 0; i < order.size(); ++i) next[order[i]] = order[(i + 1) % order.size()];
+  for (Sample& sample : samples) sample.image = next.at(sample.image);
 }
 
-std::vector<grounding::Region> convert(const std::vector<grounding::Region>& regions,
-                                       const grounding::ImageGeometry& geometry, const grounding::BoxFrame& to) {
-  std::vector<grounding::Region> converted;
-  for (const grounding::Region& region : regions) converted.push_back({region.name, geometry.convert(region.box, to)});
-  return converted;
+Questions read_questions(const EvalOptions& options) {
+  const auto dataset = data::open_data(options.data);
+  Questions questions;
+  for (std::int64_t i = 0; i < dataset->size(); ++i) questions.samples.push_back(dataset->get(i));
+  if (options.fuse_readers) questions.samples = fuse_readers(questions.samples);
+  questions.num_all = static_cast<std::int64_t>(questions.samples.size());
+  if (questions.samples.empty()) throw_failure("{} holds no question", options.data.path);
+  if (options.limit > 0 && options.limit < questions.num_all)
+    questions.samples.resize(static_cast<std::size_t>(options.limit));
+  questions.asked = questions.samples;
+  if (options.shuffle_pictures) shuffle_pictures(questions.asked, options.seed);
+  return questions;
 }
 
-// One line of predictions.jsonl; every box in it is in the reference's frame.
-Json prediction_line(const generation::Question& question, const std::string& response, const QuestionScore& score) {
-  const data::Sample& sample = question.sample;
-  const grounding::ImageGeometry geometry = question.geometry();
-  return {
-      {"id", sample.id},
-      {"image", sample.image},
-      {"image_file", std::filesystem::absolute(question.picture).string()},
-      {"width", question.original.width},
-      {"height", question.original.height},
-      {"type", data::question_type_name(sample.type)},
-      {"question", sample.question},
-      {"choices", sample.choices},
-      {"reference", {{"answer", sample.answer}, {"think", sample.think}, {"regions", regions_to_json(sample.regions)}}},
-      {"frame", sample.frame.name()},
-      {"response", grounding::convert_inline_boxes(response, geometry, question.frame, sample.frame)},
-      {"parsed",
-       {{"complete", score.response.complete},
-        {"problem", score.problem},
-        {"answer", score.response.answer},
-        {"think", grounding::convert_inline_boxes(score.response.think, geometry, question.frame, sample.frame)},
-        {"regions", regions_to_json(score.regions)},
-        {"think_regions", regions_to_json(convert(score.response.think_regions, geometry, sample.frame))}}},
-      {"a_score", score.a_score ? Json(*score.a_score) : Json()},
-      {"v_score", score.v_score ? Json(*score.v_score) : Json()}};
+// The answers that an earlier, killed run of the same key left, and the place to keep new ones.
+class PartialAnswers {
+ public:
+  PartialAnswers() = default;  // keeps nothing
+  PartialAnswers(const fs::path& file, const std::string& key, bool resume) : file_(file) {
+    std::string kept = Json({{"key", key}}).dump() + "\n";
+    if (resume && fs::exists(file)) kept = read_kept(key, kept);
+    write_file_atomically(file, kept);
+    out_.emplace(file);
+  }
+
+  const Answers& answers() const { return answers_; }
+  void add(const std::string& lines) {
+    if (out_) out_->write(lines);
+  }
+  void remove() {
+    if (!out_) return;
+    out_.reset();
+    fs::remove(file_);
+  }
+
+ private:
+  // Lines up to the first that is cut off; only the head of a file of another key.
+  std::string read_kept(const std::string& key, const std::string& head) {
+    const std::string text = read_file(file_);
+    std::string kept = head;
+    bool first = true;
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = text.find('\n', begin);
+      if (end == std::string::npos) break;
+      const std::string line = text.substr(begin, end - begin);
+      begin = end + 1;
+      const Json json = Json::parse(line, nullptr, false);
+      if (!json.is_object()) break;
+      if (first) {
+        if (json.value("key", "") != key) {
+          spdlog::warn("{} is of another evaluation and is replaced", file_.string());
+          break;
+        }
+        first = false;
+        continue;
+      }
+      answers_.emplace(json.at("id").get<std::string>(), Answer::from_json(json));
+      kept += line + "\n";
+    }
+    return kept;
+  }
+
+  fs::path file_;
+  Answers answers_;
+  std::optional<AppendFile> out_;
+};
+
+// Everything that answers depend on.
+std::string key_of(const EvalOptions& options, const Provenance& provenance) {
+  EvalOptions asked = options;
+  asked.out = asked.name = asked.images = asked.judge_scores = "";
+  asked.json = false;
+  asked.metrics = MetricOptions();
+  asked.num_threads = 0;
+  return sha256_text(settings_to_json(asked).dump() + provenance.model_sha256 + provenance.data_sha256);
 }
 
-}  // namespace
-
-Evaluation evaluate(const EvalOptions& options) {
-  options.metrics.check();
-  options.sampling.check();
-  if (options.batch_questions < 1) throw_invalid("batch_questions must be at least 1");
-  if (options.num_threads > 0) at::set_num_threads(static_cast<int>(options.num_threads));
-  const auto dataset = data::open_dataset(options.data);
-  for (const data::BadRow& bad : dataset->bad_rows())
-    spdlog::warn("{}, row {} is left out: {}", options.data, bad.row, bad.reason);
-  std::int64_t count = dataset->size();
-  if (options.limit > 0) count = std::min(count, options.limit);
-  if (count == 0) throw_failure("{} holds no question", options.data);
-
-  const std::filesystem::path folder = models::resolve_model_folder(options.model);
-  const models::ModelBundle bundle = models::load_bundle(folder);
-  for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
-  generation::QuestionBuilder builder(
-      bundle, {options.prompt, options.images, true, {std::int64_t{64} << 20, at::get_num_threads()}});
-  if (options.blind) builder.encoder().set_blank(128);
-  generation::RolloutEngine engine(*bundle.model, options.engine);
-  spdlog::info("eval: {} questions, model {}{}", format_count(count), folder.string(),
-               options.blind ? ", grey pictures" : "");
-
-  Evaluation evaluation;
-  std::string lines;
-  Progress progress("eval", count);
-  std::int64_t new_tokens = 0;
+struct Asked {
+  Answers answers;
+  std::int64_t new_tokens = 0;  // of this process
   double seconds = 0;
-  for (std::int64_t begin = 0; begin < count; begin += options.batch_questions) {
-    const std::int64_t end = std::min(count, begin + options.batch_questions);
-    std::vector<data::Sample> samples;
-    for (std::int64_t i = begin; i < end; ++i) samples.push_back(dataset->get(i));
-    const std::vector<generation::Question> questions = builder.build(samples);
+};
+
+class Asker {
+ public:
+  Asker(const models::ModelBundle& bundle, const EvalOptions& options)
+      : bundle_(bundle),
+        options_(options),
+        builder_(bundle, {options.prompt, options.images, true, {std::int64_t{64} << 20, at::get_num_threads()}}),
+        engine_(*bundle.model, options.engine) {
+    if (options.blind) builder_.encoder().set_blank(128);
+  }
+
+  // Asks batch by batch, in the order of the set; batches whose answers are all there are passed over.
+  Asked ask(const std::vector<Sample>& samples, PartialAnswers& partial) {
+    Asked asked;
+    asked.answers = partial.answers();
+    const auto count = static_cast<std::int64_t>(samples.size());
+    Progress progress("eval", count);
+    for (std::int64_t begin = 0; begin < count; begin += options_.batch_questions) {
+      const std::int64_t end = std::min(count, begin + options_.batch_questions);
+      const std::vector<Sample> batch(samples.begin() + begin, samples.begin() + end);
+      const bool is_done = std::all_of(batch.begin(), batch.end(),
+                                       [&](const Sample& sample) { return asked.answers.contains(sample.id); });
+      if (!is_done) partial.add(ask_batch(batch, asked));
+      const double rate = static_cast<double>(asked.new_tokens) / std::max(asked.seconds, 1e-9);
+      progress.update(end, fmt::format("{} tokens/s", format_count(static_cast<std::int64_t>(rate))));
+    }
+    progress.finish();
+    return asked;
+  }
+
+ private:
+  // Returns the lines for the partial file.
+  std::string ask_batch(const std::vector<Sample>& batch, Asked& asked) {
+    const std::vector<generation::Question> questions = builder_.build(batch);
     std::vector<generation::GenerationRequest> requests;
     for (const generation::Question& question : questions)
       requests.push_back({question.prompt,
                           question.grids,
                           {question.features},
                           1,
-                          {hash_key("eval"), static_cast<std::uint64_t>(options.seed), hash_key(question.sample.id)}});
-    const auto completions = engine.generate(requests, options.sampling);
-    new_tokens += engine.stats().new_tokens;
-    seconds += engine.stats().seconds;
+                          {hash_key("eval"), static_cast<std::uint64_t>(options_.seed), hash_key(question.sample.id)}});
+    const auto completions = engine_.generate(requests, options_.sampling);
+    asked.new_tokens += engine_.stats().new_tokens;
+    asked.seconds += engine_.stats().seconds;
+    std::string lines;
     for (std::size_t i = 0; i < questions.size(); ++i) {
-      const std::string response = bundle.tokenizer->decode(completions[i].front().ids);
-      const grounding::ImageGeometry geometry = questions[i].geometry();
-      evaluation.questions.push_back(
-          score_question({questions[i].sample, response, questions[i].frame, geometry}, options.metrics));
-      lines += prediction_line(questions[i], response, evaluation.questions.back())
-                   .dump(-1, ' ', false, Json::error_handler_t::replace) +
-               "\n";
+      const generation::Completion& completion = completions[i].front();
+      const auto prefix = [&](std::size_t num_tokens) {
+        return bundle_.tokenizer->decode(std::span(completion.ids).first(num_tokens));
+      };
+      Answer answer{prefix(completion.ids.size()),
+                    questions[i].frame,
+                    questions[i].original,
+                    questions[i].picture,
+                    answer_confidence(prefix, completion.logprobs),
+                    static_cast<std::int64_t>(completion.ids.size())};
+      lines += answer.to_json(batch[i].id).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+      asked.answers.insert_or_assign(batch[i].id, std::move(answer));
     }
-    builder.encoder().clear();
-    progress.update(end, fmt::format("{} tokens/s", format_count(static_cast<std::int64_t>(
-                                                        static_cast<double>(new_tokens) / std::max(seconds, 1e-9)))));
+    builder_.encoder().clear();
+    return lines;
   }
-  progress.finish();
+
+  models::ModelBundle bundle_;
+  EvalOptions options_;
+  generation::QuestionBuilder builder_;
+  generation::RolloutEngine engine_;
+};
+
+void check(const EvalOptions& options) {
+  options.metrics.check();
+  options.sampling.check();
+  if (options.batch_questions < 1) throw_invalid("batch_questions must be at least 1");
+  if (options.num_threads > 0) at::set_num_threads(static_cast<int>(options.num_threads));
+}
+
+std::string prompt_text(const EvalOptions& options) {
+  std::string text = "the question and its choices in the model's chat markup";
+  if (!options.prompt.system.empty()) text += fmt::format("; system: {}", options.prompt.system);
+  if (!options.prompt.instruction.empty()) text += fmt::format("; then: {}", options.prompt.instruction);
+  return text;
+}
+
+// Grades of a file, or of the judge that is asked now.
+JudgeFile judge_answers(const EvalOptions& options, const Questions& questions, const Asked& asked,
+                        const std::pair<const Judge&, const std::string&>& judge) {
+  if (!options.judge_scores.empty()) return read_judge_scores(options.judge_scores);
+  JudgeFile graded{judge.second, {}};
+  if (!judge.first) return graded;
+  if (options.out.empty()) throw_invalid("a judge's grades are kept in `out`, which names no folder");
+  std::vector<JudgeRequest> requests;
+  for (const Sample& sample : questions.samples) {
+    const Answer& answer = asked.answers.at(sample.id);
+    const auto parsed = grounding::parse_response(answer.response, answer.frame, false);
+    requests.push_back({sample, parsed.has_answer ? parsed.answer : answer.response, parsed.think});
+  }
+  const fs::path file = fs::path(options.out) / "judge.jsonl";
+  const JudgeCost cost = judge_cost(requests, fs::exists(file) ? read_judge_scores(file).scores : JudgeScores());
+  spdlog::info("judge {}: {} requests, about {} tokens of text to read", judge.second, format_count(cost.num_requests),
+               format_count(cost.num_characters / 4));
+  graded.scores = run_judge(requests, judge.first, file, {judge.second});
+  return graded;
+}
+
+struct Source {
+  const models::ModelBundle& bundle;
+  fs::path weights;  // empty: the model is only in memory
+};
+
+Evaluation evaluate_source(const Source& source, const EvalOptions& options,
+                           const std::pair<const Judge&, const std::string&>& judge) {
+  const Questions questions = read_questions(options);
+  const auto count = static_cast<std::int64_t>(questions.samples.size());
+  Provenance provenance{
+      subset_text(count, questions.num_all, options.data),       prompt_text(options),           "",
+      source.weights.empty() ? "" : sha256_path(source.weights), sha256_path(options.data.path), options.seed};
+  if (!options.out.empty()) fs::create_directories(options.out);
+  const bool keeps = !options.out.empty() && !source.weights.empty();
+  PartialAnswers partial =
+      keeps ? PartialAnswers(fs::path(options.out) / kPartialFile, key_of(options, provenance), options.resume)
+            : PartialAnswers();
+  if (!partial.answers().empty())
+    spdlog::info("eval: {} of {} answers are there already",
+                 format_count(static_cast<std::int64_t>(partial.answers().size())), format_count(count));
+  spdlog::info("eval: {} questions, model {}{}{}", format_count(count), options.model,
+               options.blind ? ", grey pictures" : "", options.shuffle_pictures ? ", shuffled pictures" : "");
+  const Asked asked = Asker(source.bundle, options).ask(questions.asked, partial);
+  const JudgeFile judged = judge_answers(options, questions, asked, judge);
+
+  Evaluation evaluation;
+  std::string lines;
+  std::int64_t num_tokens = 0;
+  for (const Sample& sample : questions.samples) {
+    const Answer& answer = asked.answers.at(sample.id);
+    const grounding::ImageGeometry geometry(answer.picture_size);
+    QuestionScore score = score_question({sample, answer.response, answer.frame, geometry}, options.metrics);
+    score.confidence = answer.confidence;
+    num_tokens += answer.num_tokens;
+    lines +=
+        prediction_line({sample, score, answer.response, answer.frame, geometry, answer.picture, answer.picture_size})
+            .dump(-1, ' ', false, Json::error_handler_t::replace) +
+        "\n";
+    evaluation.questions.push_back(std::move(score));
+  }
+  if (apply_judge_scores(evaluation.questions, judged.scores) > 0)
+    provenance.judge = judged.judge.empty() ? "unnamed" : judged.judge;
   evaluation.scores = summarize(evaluation.questions, options.metrics);
-  if (!options.out.empty()) {
-    const std::filesystem::path out = options.out;
-    std::filesystem::create_directories(out);
-    Json document = scores_to_json(evaluation.scores);
-    if (!options.name.empty()) document["name"] = options.name;
-    document["blind"] = options.blind;
-    document["new_tokens"] = new_tokens;
-    document["generation_seconds"] = seconds;
-    write_file_atomically(out / "config.yaml", to_yaml(settings_to_json(options)));
-    write_file_atomically(out / "predictions.jsonl", lines);
-    write_file_atomically(
-        out / "manifest.json",
-        make_manifest("eval", options.seed, {{"data", options.data}, {"weights", folder / "model.safetensors"}})
-                .dump(2) +
-            "\n");
-    write_file_atomically(out / "metrics.json", document.dump(2) + "\n");
-  }
+  if (options.out.empty()) return evaluation;
+
+  const fs::path out = options.out;
+  Json document = scores_to_json(evaluation.scores);
+  if (!options.name.empty()) document["name"] = options.name;
+  document["blind"] = options.blind;
+  document["shuffled_pictures"] = options.shuffle_pictures;
+  document["new_tokens"] = num_tokens;
+  document["generation_seconds"] = asked.seconds;
+  document["provenance"] = provenance_to_json(provenance);
+  if (options.detection)
+    document["detection"] =
+        detection_to_json(average_precision(detection_images(questions.samples, evaluation.questions)));
+  if (options.baselines) document["baselines"] = baselines_to_json(questions.samples, options.metrics);
+  std::map<std::string, fs::path> inputs = {{"data", options.data.path}};
+  if (!source.weights.empty()) inputs["weights"] = source.weights;
+  write_file_atomically(out / "config.yaml", to_yaml(settings_to_json(options)));
+  write_file_atomically(out / "predictions.jsonl", lines);
+  write_file_atomically(out / "manifest.json", make_manifest("eval", options.seed, inputs).dump(2) + "\n");
+  write_file_atomically(out / "metrics.json", document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  partial.remove();
   return evaluation;
+}
+
+}  // namespace
+
+Evaluation evaluate(const EvalOptions& options, const Judge& judge, const std::string& judge_name) {
+  check(options);
+  const fs::path folder = models::resolve_model_folder(options.model);
+  const models::ModelBundle bundle = models::load_bundle(folder);
+  for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
+  // A model in several files is told by the whole folder.
+  const fs::path single = folder / "model.safetensors";
+  return evaluate_source({bundle, fs::exists(single) ? single : folder}, options, {judge, judge_name});
+}
+
+Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge,
+                    const std::string& judge_name) {
+  check(options);
+  return evaluate_source({bundle, {}}, options, {judge, judge_name});
 }
 
 }  // namespace thinkvg::eval

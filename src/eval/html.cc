@@ -62,6 +62,10 @@ std::string spaced(std::string_view name) {
   return out;
 }
 
+std::string plural(std::int64_t count, const std::string& noun) {
+  return fmt::format("{} {}{}", format_count(count), noun, count == 1 ? "" : "s");
+}
+
 std::string number(double value) {
   const double size = std::abs(value);
   if (value == 0) return "0";

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -13,6 +14,10 @@ std::string shorten(std::string_view text, std::size_t max_bytes);
 std::string base64(std::string_view bytes);
 // "single_choice" -> "single choice".
 std::string spaced(std::string_view name);
+// "1 question", "1,200 questions".
+std::string plural(std::int64_t count, const std::string& noun);
+// A cell without a value.
+inline constexpr const char* kMissing = "<span class=\"muted\">\u2013</span>";
 // Shortest usual form of a measured number: "0.0123", "12.3k", "1.5e-05".
 std::string number(double value);
 

@@ -1,40 +1,29 @@
 #include "thinkvg/eval/report.h"
 
 #include <algorithm>
-#include <cctype>
-#include <charconv>
 #include <cmath>
 #include <set>
 #include <string_view>
 
 #include "eval/chart.h"
 #include "eval/html.h"
+#include "eval/published.h"
+#include "eval/report_analysis.h"
+#include "eval/report_cases.h"
 #include "eval/report_style.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
-#include "thinkvg/grounding/geometry.h"
-#include "thinkvg/grounding/response.h"
+#include "thinkvg/eval/metrics.h"
 
 namespace thinkvg::eval {
 namespace {
 
-using grounding::Box;
-using grounding::BoxFrame;
-using grounding::ImageGeometry;
-using grounding::Region;
 using html::escape;
-
-constexpr std::size_t kMaxShownText = 4000;  // a model that runs wild must not fill the page
-constexpr std::size_t kMaxShownAnswer = 600;
-
-constexpr const char* kMissing = "<span class=\"muted\">\u2013</span>";
+using html::kMissing;
+using html::plural;
 
 std::string swatch(std::size_t stage) { return fmt::format("<span class=\"swatch s{}\"></span>", stage); }
-
-std::string plural(std::int64_t count, const std::string& noun) {
-  return fmt::format("{} {}{}", format_count(count), noun, count == 1 ? "" : "s");
-}
 
 // Question types of all stages, in the first one's order.
 std::vector<std::string> question_types(const ReportData& data) {
@@ -92,6 +81,11 @@ class Facts {
   std::vector<std::pair<std::string, std::vector<std::string>>> facts_;
 };
 
+bool has_predictions(const ReportData& data) {
+  return std::any_of(data.stages.begin(), data.stages.end(),
+                     [](const ReportStage& stage) { return !stage.predictions.empty(); });
+}
+
 std::string render_header(const ReportData& data) {
   Facts facts;
   const auto add_manifest = [&](const Json& manifest) {
@@ -114,7 +108,9 @@ std::string render_header(const ReportData& data) {
     holds += fmt::format(", {} shown", plural(static_cast<std::int64_t>(data.cases.size()), "case"));
   facts.add("Holds", holds);
   out += facts.render() + "\n<nav>";
-  if (!data.stages.empty()) out += "<a href=\"#scores\">Scores</a><a href=\"#types\">By question type</a>";
+  if (!data.stages.empty())
+    out += "<a href=\"#scores\">Scores</a><a href=\"#types\">By question type</a><a href=\"#metrics\">All metrics</a>";
+  if (has_predictions(data)) out += "<a href=\"#boxes\">Boxes</a>";
   if (!data.trainings.empty()) out += "<a href=\"#training\">Training</a>";
   if (!data.cases.empty()) out += "<a href=\"#cases\">Cases</a>";
   return out + "<a href=\"#runs\">Runs</a></nav></header>\n";
@@ -122,12 +118,13 @@ std::string render_header(const ReportData& data) {
 
 // ---- scores
 
-std::string cell(const ReportValue* value) {
+std::string cell(const ReportValue* value, int decimals = 3) {
   if (!value) return fmt::format("<td>{}</td>", kMissing);
   std::string interval;
   if (value->low && value->high)
-    interval = fmt::format("<span class=\"ci\">{:.3f}\u2013{:.3f}</span>", *value->low, *value->high);
-  return fmt::format("<td>{:.3f}{}</td>", value->mean, interval);
+    interval =
+        fmt::format("<span class=\"ci\">{:.{}f}\u2013{:.{}f}</span>", *value->low, decimals, *value->high, decimals);
+  return fmt::format("<td>{:.{}f}{}</td>", value->mean, decimals, interval);
 }
 
 std::string cell(const std::optional<ReportValue>& value) { return cell(value ? &*value : nullptr); }
@@ -157,6 +154,24 @@ std::string render_rules(const ReportData& data) {
   return out;
 }
 
+// Rows for what guessing gives, of the first run that says it.
+std::string render_baselines(const ReportData& data, bool with_f1) {
+  const auto stage = std::find_if(data.stages.begin(), data.stages.end(),
+                                  [](const ReportStage& candidate) { return !candidate.baselines.empty(); });
+  if (stage == data.stages.end()) return "";
+  std::string out;
+  for (const ReportBaseline& baseline : stage->baselines) {
+    out += fmt::format(
+        "<tr class=\"baseline\"><th class=\"wide\" scope=\"row\">{}<span class=\"stage-note\">baseline, no "
+        "picture seen</span></th>",
+        escape(baseline.title));
+    out += cell(baseline.a_score.overall) + cell(baseline.v_score.overall) + cell(nullptr);
+    if (with_f1) out += cell(baseline.token_f1.overall);
+    out += cell(nullptr) + cell(nullptr) + "</tr>\n";
+  }
+  return out;
+}
+
 std::string render_scores(const ReportData& data) {
   const bool with_f1 = std::any_of(data.stages.begin(), data.stages.end(),
                                    [](const ReportStage& stage) { return stage.token_f1.overall.has_value(); });
@@ -182,11 +197,13 @@ std::string render_scores(const ReportData& data) {
         "<td>{}{}</td></tr>\n", format_count(stage.num_questions),
         stage.num_images > 0 ? fmt::format("<span class=\"ci\">{}</span>", plural(stage.num_images, "picture")) : "");
   }
-  out += "</tbody></table></div>\n";
+  out += render_baselines(data, with_f1) + "</tbody></table></div>\n";
   if (!same_count)
     out += "<p class=\"note\">The stages were asked different numbers of questions: compare them with care.</p>\n";
   return out;
 }
+
+std::string p_text(double p) { return p < 0.001 ? "&lt; 0.001" : fmt::format("{:.3f}", p); }
 
 std::string difference_cell(const std::optional<ReportValue>& value, double extent) {
   if (!value) return fmt::format("<td>{}</td>", kMissing);
@@ -195,8 +212,15 @@ std::string difference_cell(const std::optional<ReportValue>& value, double exte
     interval = fmt::format("<span class=\"ci\">{:+.3f} to {:+.3f}</span>", *value->low, *value->high);
     reading = *value->low > 0 ? "above 0" : *value->high < 0 ? "below 0" : "includes 0";
   }
-  return fmt::format("<td>{:+.3f}{}<span class=\"ci\">{} {}</span></td>", value->mean, interval, reading,
-                     chart::difference({value->mean, value->low, value->high}, extent));
+  std::string test;
+  if (value->p_value) {
+    test = "p " + p_text(*value->p_value);
+    if (value->p_holm) test += ", Holm " + p_text(*value->p_holm);
+  }
+  if (value->detectable) test += fmt::format("{}detectable {:.3f}", test.empty() ? "" : "; ", *value->detectable);
+  if (!test.empty()) test = "<span class=\"ci\">" + test + "</span>";
+  return fmt::format("<td>{:+.3f}{}<span class=\"ci\">{} {}</span>{}</td>", value->mean, interval, reading,
+                     chart::difference({value->mean, value->low, value->high}, extent), test);
 }
 
 // Of one row, so that a small difference is not flattened by a large one in another row.
@@ -213,17 +237,21 @@ std::string render_comparisons(const ReportData& data) {
   if (data.comparisons.empty()) return "";
   std::string out =
       "<h3>Paired differences</h3>\n<p class=\"note\">Both stages on the same questions; the interval is of the "
-      "difference itself, and may exclude 0 where the intervals above overlap. Each row has its own scale.</p>\n<div "
-      "class=\"scroll\"><table>"
-      "<thead><tr><th class=\"wide\">Comparison</th><th>A-score</th><th>V-score</th><th>Mean of both</th></tr></thead>"
-      "<tbody>\n";
+      "difference itself, and may exclude 0 where the intervals above overlap. p: two-sided bootstrap test over "
+      "pictures, and the same adjusted by Holm's method for all A- and V-scores of this table; McNemar: exact test of "
+      "the right answers, question by question. Detectable: the smallest difference that a set of this size would show "
+      "4 times out of 5. Each row has its own scale.</p>\n<div class=\"scroll\"><table>"
+      "<thead><tr><th class=\"wide\">Comparison</th><th>A-score</th><th>V-score</th><th>Mean of both</th>"
+      "<th>McNemar</th></tr></thead><tbody>\n";
   for (const ReportComparison& comparison : data.comparisons) {
     out += fmt::format(
         "<tr><th class=\"wide\" scope=\"row\">{}{}</th>", escape(comparison.label),
         comparison.note.empty() ? "" : fmt::format("<span class=\"stage-note\">{}</span>", escape(comparison.note)));
     const double extent = difference_extent(comparison);
     out += difference_cell(comparison.a_score, extent) + difference_cell(comparison.v_score, extent) +
-           difference_cell(comparison.mean, extent) + "</tr>\n";
+           difference_cell(comparison.mean, extent) +
+           fmt::format("<td>{}</td></tr>\n",
+                       comparison.mcnemar_p ? "p " + p_text(*comparison.mcnemar_p) : std::string(kMissing));
   }
   return out + "</tbody></table></div>\n";
 }
@@ -292,6 +320,242 @@ std::string render_types(const ReportData& data) {
   out += "</div>\n<p class=\"note\">Whiskers are 95\u00a0% intervals.</p>\n<div class=\"pair\">";
   for (const ScoreColumn& column : kBothScores) out += render_type_table(data, column, types);
   return out + "</div></section>\n";
+}
+
+// ---- all metrics
+
+struct MetricGroup {
+  const char* title;
+  std::vector<const char*> names;
+};
+
+const std::vector<MetricGroup>& metric_groups() {
+  static const std::vector<MetricGroup> kGroups = {
+      {"Boxes, by the rule for several", {"v_score_hungarian", "v_score_paired", "v_score_union", "v_score_best"}},
+      {"Boxes", {"acc_0.3", "acc_0.5", "acc_0.7", "hallucinated_boxes"}},
+      {"Open answers", {"token_f1", "token_recall", "exact_match", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l"}},
+      {"Judge", {"ar_score", "ar_score_ratio_of_means"}},
+      {"Reasoning and length", {"consistency", "box_consistency", "answer_words", "think_words"}},
+      {"Strict and lenient reading",
+       {"a_score_strict", "a_score_lenient", "v_score_strict", "v_score_lenient", "token_f1_strict", "token_f1_lenient",
+        "parse_rate_strict", "parse_rate_lenient"}},
+  };
+  return kGroups;
+}
+
+const ReportScore* find_score(const ReportStage& stage, const std::string& name) {
+  for (const auto& [known, score] : stage.metrics)
+    if (known == name && score.overall) return &score;
+  return nullptr;
+}
+
+std::string stage_heads(const ReportData& data) {
+  std::string out;
+  for (std::size_t i = 0; i < data.stages.size(); ++i)
+    out += fmt::format("<th>{}{}</th>", swatch(i), escape(data.stages[i].label));
+  return out;
+}
+
+std::string render_metrics(const ReportData& data) {
+  std::string rows;
+  for (const MetricGroup& group : metric_groups()) {
+    std::string lines;
+    for (const char* name : group.names) {
+      const int decimals = std::string_view(name).ends_with("_words") ? 1 : 3;
+      std::string cells;
+      bool any = false;
+      for (const ReportStage& stage : data.stages) {
+        const ReportScore* score = find_score(stage, name);
+        any = any || score;
+        cells += cell(score ? &*score->overall : nullptr, decimals);
+      }
+      if (!any) continue;
+      const auto info = std::find_if(metric_list().begin(), metric_list().end(),
+                                     [&](const MetricInfo& known) { return known.name == name; });
+      lines += fmt::format("<tr><th class=\"wide\" scope=\"row\">{}<span class=\"stage-note\">{}</span></th>{}</tr>\n",
+                           escape(info->title), escape(info->meaning), cells);
+    }
+    if (!lines.empty())
+      rows += fmt::format("<tr class=\"group\"><th scope=\"rowgroup\" colspan=\"{}\">{}</th></tr>\n{}",
+                          data.stages.size() + 1, group.title, lines);
+  }
+  if (rows.empty())
+    rows = fmt::format("<tr><td colspan=\"{}\">These runs hold no further metrics.</td></tr>", data.stages.size() + 1);
+  return fmt::format(
+      "<section id=\"metrics\"><h2>All metrics</h2>\n<div class=\"scroll\"><table class=\"compact\"><thead><tr><th "
+      "class=\"wide\">Metric</th>{}</tr></thead><tbody>\n{}</tbody></table></div>\n",
+      stage_heads(data), rows);
+}
+
+using Groups = std::vector<std::pair<std::string, ReportValue>>;
+using GroupsOf = Groups ReportScore::*;
+
+const ReportValue* find_value(const Groups& groups, const std::string& name) {
+  const auto found = std::find_if(groups.begin(), groups.end(), [&](const auto& entry) { return entry.first == name; });
+  return found == groups.end() ? nullptr : &found->second;
+}
+
+// A score by content or region, the most frequent first; empty where no run has it.
+std::string render_group_table(const ReportData& data, const ScoreColumn& column, GroupsOf groups_of) {
+  Groups all;
+  for (const ReportStage& stage : data.stages)
+    for (const auto& entry : (stage.*column.score).*groups_of)
+      if (!find_value(all, entry.first)) all.push_back(entry);
+  if (all.empty()) return "";
+  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.second.n > b.second.n; });
+  std::string out = fmt::format(
+      "<div class=\"scroll\"><table class=\"compact\"><thead><tr><th>{}</th>{}<th>n</th></tr>"
+      "</thead><tbody>\n",
+      column.title, stage_heads(data));
+  for (const auto& [name, first] : all) {
+    out += fmt::format("<tr><th scope=\"row\">{}</th>", escape(name));
+    for (const ReportStage& stage : data.stages) out += cell(find_value((stage.*column.score).*groups_of, name));
+    out += fmt::format("<td>{}</td></tr>\n", format_count(first.n));
+  }
+  return out + "</tbody></table></div>\n";
+}
+
+std::string render_groups(const ReportData& data, const char* title, GroupsOf groups_of) {
+  std::string tables;
+  for (const ScoreColumn& column : kBothScores) tables += render_group_table(data, column, groups_of);
+  if (tables.empty()) return "";
+  return fmt::format("<details><summary>{}</summary><div class=\"pair\">{}</div></details>\n", title, tables);
+}
+
+std::string render_published() {
+  const auto number = [](double value) { return value > 0 ? fmt::format("<td>{:.2f}</td>", value) : cell(nullptr); };
+  std::string out =
+      "<details><summary>Published GEMeX figures (not measured here)</summary><p class=\"note\">From the GEMeX paper, "
+      "on "
+      "its test set of 300 pictures and 3,960 questions, in percent. AR-score: answer and reasoning graded by a "
+      "language "
+      "model; the paper leaves the rules for several boxes and for averaging open, so that small differences to the "
+      "figures above mean nothing.</p><div class=\"scroll\"><table class=\"compact\"><thead><tr><th>System</th><th>AR "
+      "open</th><th>AR closed</th><th>AR single</th><th>AR multi</th><th>AR mean</th><th>V open</th><th>V closed</th>"
+      "<th>V single</th><th>V multi</th></tr></thead><tbody>\n";
+  for (const PublishedFigures& figures : published_gemex()) {
+    out += fmt::format("<tr class=\"baseline\"><th scope=\"row\">{}</th>", figures.system);
+    for (const double value : figures.ar_score) out += number(value);
+    for (const double value : figures.v_score) out += number(value);
+    out += "</tr>\n";
+  }
+  return out + "</tbody></table></div></details>\n";
+}
+
+std::string render_copies(const ReportData& data) {
+  return fmt::format(
+      "<details><summary>LaTeX tables</summary><pre class=\"copy\">{}</pre></details>\n<details><summary>CSV: "
+      "scores</summary><pre class=\"copy\">{}</pre></details>\n<details><summary>CSV: paired differences</summary><pre "
+      "class=\"copy\">{}</pre></details>\n",
+      escape(scores_latex(data)), escape(scores_csv(data)), escape(differences_csv(data)));
+}
+
+// ---- boxes and confidence
+
+std::string render_histograms(const ReportData& data) {
+  std::vector<IouHistogram> histograms;
+  double top = 0.05;
+  for (const ReportStage& stage : data.stages) {
+    histograms.push_back(iou_histogram(stage.predictions));
+    const auto count = static_cast<double>(std::max<std::int64_t>(1, histograms.back().count));
+    for (const std::int64_t bin : histograms.back().bins) top = std::max(top, static_cast<double>(bin) / count);
+  }
+  // Nearly all answers of a weak run overlap nothing: that column may leave the chart, the others must be seen.
+  std::string out;
+  for (std::size_t i = 0; i < histograms.size(); ++i) {
+    const IouHistogram& histogram = histograms[i];
+    if (histogram.count == 0) continue;
+    const auto count = static_cast<double>(histogram.count);
+    chart::Columns columns{static_cast<double>(histogram.zero) / count, {}, static_cast<int>(i)};
+    for (const std::int64_t bin : histogram.bins) columns.shares.push_back(static_cast<double>(bin) / count);
+    out += fmt::format("<figure><figcaption><b>{}</b><span>{:.0f}\u00a0% at 0</span></figcaption>{}</figure>\n",
+                       escape(data.stages[i].label), 100 * columns.zero,
+                       chart::columns(columns, std::ceil(top * 20) / 20, "V-scores of " + data.stages[i].label));
+  }
+  if (out.empty()) return "";
+  return "<h3>V-scores of single questions</h3>\n<p class=\"note\">Share of the questions by their V-score; the column "
+         "apart stands for exactly 0 and may be cut off.</p><div class=\"small\">\n" +
+         out + "</div>\n";
+}
+
+std::string render_reliability(const ReportData& data) {
+  std::string out;
+  for (std::size_t i = 0; i < data.stages.size(); ++i) {
+    const auto found = reliability(data.stages[i].predictions);
+    if (!found) continue;
+    std::vector<chart::Spot> spots;
+    for (const Reliability::Bin& bin : found->bins) {
+      if (bin.count == 0) continue;
+      spots.push_back({bin.confidence, bin.accuracy, static_cast<double>(bin.count) / static_cast<double>(found->count),
+                       fmt::format("{}: confidence {:.2f}, {:.2f} right", plural(bin.count, "answer"), bin.confidence,
+                                   bin.accuracy)});
+    }
+    out += fmt::format(
+        "<figure><figcaption><b>{}</b><span>calibration error {:.3f}</span></figcaption>{}<p class=\"note\">{}: mean "
+        "confidence {:.2f}, right {:.2f}</p></figure>\n",
+        escape(data.stages[i].label), found->calibration_error,
+        chart::spots(spots, static_cast<int>(i), "confidence and accuracy of " + data.stages[i].label),
+        plural(found->count, "answer"), found->confidence, found->accuracy);
+  }
+  if (out.empty()) return "";
+  return "<h3>Reliability of the answers</h3>\n<p class=\"note\">Share of right answers among those of about the same "
+         "confidence (the probability that the model gave the words of its answer). Below the line: too sure.</p><div "
+         "class=\"small\">\n" +
+         out + "</div>\n";
+}
+
+std::string render_matrix(const Confusion& confusion) {
+  std::string out = fmt::format("<div class=\"scroll\"><table class=\"matrix{}\"><thead><tr><th></th>",
+                                confusion.columns.size() > 7 ? " many" : "");
+  for (const std::string& column : confusion.columns) out += fmt::format("<th>{}</th>", escape(column));
+  out += "<th>n</th></tr></thead><tbody>\n";
+  for (std::size_t r = 0; r < confusion.rows.size(); ++r) {
+    std::int64_t sum = 0;
+    for (const std::int64_t count : confusion.counts[r]) sum += count;
+    out += fmt::format("<tr><th scope=\"row\">{}</th>", escape(confusion.rows[r]));
+    for (std::size_t c = 0; c < confusion.columns.size(); ++c) {
+      const double share = sum > 0 ? static_cast<double>(confusion.counts[r][c]) / static_cast<double>(sum) : 0;
+      const bool same = confusion.rows[r] == confusion.columns[c];
+      out += fmt::format("<td class=\"{}\" style=\"--v:{:.3f}\" title=\"{}\">{}</td>",
+                         confusion.counts[r][c] == 0 ? "none"
+                         : same                      ? "same"
+                                                     : "other",
+                         share,
+                         escape(fmt::format("{} named as {}: {} of {}", confusion.rows[r], confusion.columns[c],
+                                            confusion.counts[r][c], sum)),
+                         confusion.counts[r][c] == 0 ? std::string("\u00b7") : fmt::format("{:.0f}", 100 * share));
+    }
+    out += fmt::format("<td class=\"none\">{}</td></tr>\n", format_count(sum));
+  }
+  return out + "</tbody></table></div>\n";
+}
+
+std::string render_confusions(const ReportData& data) {
+  constexpr std::size_t kMaxNames = 14;
+  std::string sides, regions;
+  std::size_t last = data.stages.size();
+  for (std::size_t i = 0; i < data.stages.size(); ++i)
+    if (!data.stages[i].predictions.empty()) last = i;
+  for (std::size_t i = 0; i < data.stages.size(); ++i) {
+    const Confusion side = side_confusion(data.stages[i].predictions);
+    if (side.empty()) continue;
+    sides += fmt::format("<figure><figcaption><b>{}{}</b></figcaption>{}</figure>\n", swatch(i),
+                         escape(data.stages[i].label), render_matrix(side));
+    regions += fmt::format("<details{}><summary>{}</summary>{}</details>\n", i == last ? " open" : "",
+                           escape(data.stages[i].label),
+                           render_matrix(region_confusion(data.stages[i].predictions, kMaxNames)));
+  }
+  if (sides.empty()) return "";
+  return "<h3>Sides</h3>\n<p class=\"note\">Rows: what the reference points at; columns: what the model named instead, "
+         "in "
+         "percent of the row. Boxes are paired by their overlap. Left and right are the patient's.</p><div "
+         "class=\"pair\">\n" +
+         sides + "</div>\n<h3>Regions</h3>\n" + regions;
+}
+
+std::string render_boxes(const ReportData& data) {
+  return "<section id=\"boxes\"><h2>Boxes and confidence</h2>\n" + render_histograms(data) + render_reliability(data) +
+         render_confusions(data) + "</section>\n";
 }
 
 // ---- training
@@ -374,261 +638,6 @@ std::string render_trainings(const ReportData& data) {
   return out + "</section>\n";
 }
 
-// ---- cases
-
-struct InlineBox {
-  std::size_t begin = 0, end = 0;  // of "[1, 2, 3, 4]" in the text
-  Box box;
-};
-
-// The well-formed "[a, b, c, d]" of a text that are valid boxes.
-std::vector<InlineBox> find_inline_boxes(std::string_view text, const BoxFrame& frame) {
-  std::vector<InlineBox> found;
-  const auto skip_spaces = [&](std::size_t at) {
-    while (at < text.size() && (text[at] == ' ' || text[at] == '\n' || text[at] == '\t')) ++at;
-    return at;
-  };
-  for (std::size_t open = text.find('['); open != std::string_view::npos; open = text.find('[', open + 1)) {
-    double numbers[4];
-    std::size_t at = open + 1;
-    int count = 0;
-    for (; count < 4; ++count) {
-      at = skip_spaces(at);
-      const auto [stop, error] = std::from_chars(text.data() + at, text.data() + text.size(), numbers[count]);
-      if (error != std::errc()) break;
-      at = skip_spaces(static_cast<std::size_t>(stop - text.data()));
-      if (at >= text.size() || text[at] != (count < 3 ? ',' : ']')) break;
-      ++at;
-    }
-    if (count < 4) continue;
-    const Box box{numbers[0], numbers[1], numbers[2], numbers[3], frame};
-    if (box.is_valid()) found.push_back({open, at, box});
-  }
-  return found;
-}
-
-// How a group of boxes is named on the page (data-r) and looks.
-struct BoxStyle {
-  std::string prefix;  // data-r is prefix + index
-  const char* rect_class;
-  const char* mark_class;  // "" or "ref"
-};
-
-struct Reasoning {
-  std::string html;
-  std::vector<Region> regions;
-};
-
-// The reasoning with each inline region, its name included, as a mark that points at its box.
-Reasoning render_reasoning(const std::string& think, const BoxFrame& frame, const BoxStyle& style) {
-  const std::string text = html::shorten(think, kMaxShownText);
-  // The parser knows where a region's name begins in the words before its box.
-  const std::vector<Region> named = grounding::parse_response("<think>" + text + "</think>", frame).think_regions;
-  Reasoning out;
-  std::size_t done = 0, next_named = 0;
-  for (const InlineBox& inline_box : find_inline_boxes(text, frame)) {
-    std::string name;
-    for (std::size_t k = next_named; k < named.size(); ++k) {
-      if (!(named[k].box == inline_box.box)) continue;
-      name = named[k].name;
-      next_named = k + 1;
-      break;
-    }
-    std::size_t begin = inline_box.begin, end = inline_box.end;
-    if (const std::size_t bracket = text.rfind('(', begin); bracket != std::string::npos && bracket >= done &&
-                                                            begin - bracket < 12 && end < text.size() &&
-                                                            text[end] == ')') {
-      begin = bracket;
-      ++end;
-    }
-    const std::size_t at = name.empty() ? std::string::npos : text.rfind(name, begin);
-    // Only words right before the box belong to it.
-    const bool joined =
-        at != std::string::npos && at >= done && at + name.size() <= begin && begin - at <= name.size() + 2;
-    const std::size_t start = joined ? at : begin;
-    out.html += escape(std::string_view(text).substr(done, start - done));
-    out.html += fmt::format("<mark class=\"{}\" data-r=\"{}{}\" tabindex=\"0\">{}<span class=\"at\">{}</span></mark>",
-                            style.mark_class, style.prefix, out.regions.size(),
-                            escape(std::string_view(text).substr(start, begin - start)),
-                            escape(std::string_view(text).substr(begin, end - begin)));
-    out.regions.push_back({name, inline_box.box});
-    done = end;
-  }
-  out.html += escape(std::string_view(text).substr(done));
-  return out;
-}
-
-std::string render_rects(const std::vector<Region>& regions, const ImageGeometry& geometry, const BoxStyle& style,
-                         bool with_halo) {
-  std::string out;
-  for (std::size_t k = 0; k < regions.size(); ++k) {
-    const Box box = geometry.clip(geometry.convert(regions[k].box, BoxFrame::original()));
-    if (!box.is_valid()) continue;
-    const std::string place = fmt::format("x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"", box.x1,
-                                          box.y1, box.x2 - box.x1, box.y2 - box.y1);
-    if (with_halo) out += fmt::format("<rect class=\"halo\" {}/>", place);
-    out += fmt::format("<rect class=\"{}\" data-r=\"{}{}\" {}><title>{}</title></rect>", style.rect_class, style.prefix,
-                       k, place, escape(regions[k].name));
-  }
-  return out;
-}
-
-const BoxStyle kReferenceBoxes = {"r", "ref", "ref"};
-const BoxStyle kReferenceSteps = {"t", "gold-step", "ref"};
-
-std::string render_choices(const ReportPrediction& question) {
-  if (question.choices.empty()) return "";
-  const auto is_letter = [](char c) { return c >= 'A' && c <= 'Z'; };
-  // Letters that stand alone in the reference answer.
-  std::set<char> letters;
-  const std::string& answer = question.reference_answer;
-  for (std::size_t i = 0; i < answer.size(); ++i)
-    if (is_letter(answer[i]) && (i == 0 || !std::isalnum(static_cast<unsigned char>(answer[i - 1]))) &&
-        (i + 1 == answer.size() || !std::isalnum(static_cast<unsigned char>(answer[i + 1]))))
-      letters.insert(answer[i]);
-  std::string out = "<ul class=\"choices\">";
-  for (const std::string& choice : question.choices)
-    out += fmt::format("<li{}>{}</li>",
-                       choice.size() > 1 && choice[1] == ':' && letters.count(choice[0]) ? " class=\"is-answer\"" : "",
-                       escape(choice));
-  return out + "</ul>";
-}
-
-std::string verdict_text(const ReportPrediction& answer) {
-  const bool right = answer.is_right();
-  const char* what = answer.a_score ? (right ? "\u2713 right" : "\u2717 wrong")
-                                    : (right ? "\u2713 boxes right" : "\u2717 boxes wrong");
-  return fmt::format("<span class=\"verdict {}\">{}</span>", right ? "right" : "wrong", what);
-}
-
-std::string render_box_list(const ReportPrediction& answer, const BoxStyle& style) {
-  if (answer.regions.empty()) return "<p class=\"note\">No boxes predicted.</p>";
-  const ImageGeometry geometry(answer.size);
-  std::string out = "<ul class=\"boxes\">";
-  for (std::size_t k = 0; k < answer.regions.size(); ++k) {
-    double best = 0;
-    for (const Region& reference : answer.reference_regions)
-      best = std::max(best, grounding::iou(answer.regions[k].box, geometry.convert(reference.box, answer.frame)));
-    out += fmt::format("<li><mark data-r=\"{}{}\" tabindex=\"0\">{}</mark> <span class=\"iou\">{}</span></li>",
-                       style.prefix, k, escape(answer.regions[k].name.empty() ? "box" : answer.regions[k].name),
-                       answer.reference_regions.empty() ? "" : fmt::format("IoU {:.2f}", best));
-  }
-  return out + "</ul>";
-}
-
-struct PanelPlace {
-  std::size_t case_index;
-  std::size_t stage_index;
-};
-
-std::string render_panel(const ReportCase& item, const std::string& label, const PanelPlace& place,
-                         const Reasoning& reference_steps) {
-  const auto& answer = item.answers[place.stage_index];
-  const ReportPrediction& shown = item.reference;
-  const ImageGeometry geometry(shown.size);
-  std::string out = fmt::format("<div class=\"panel\"><div class=\"panel-head\"><h4>{}</h4>", escape(label));
-  if (answer) {
-    out += verdict_text(*answer);
-    if (answer->v_score) out += fmt::format("<span class=\"score\">V-score {:.2f}</span>", *answer->v_score);
-  }
-  out += "</div>\n<div class=\"panel-body\">";
-
-  const BoxStyle boxes{fmt::format("p{}-", place.stage_index), "pred", ""};
-  const BoxStyle steps{fmt::format("s{}-", place.stage_index), "step", ""};
-  Reasoning reasoning;
-  if (answer && !answer->think.empty()) reasoning = render_reasoning(answer->think, answer->frame, steps);
-
-  // The picture's bytes stand once a case; the other panels use them.
-  const std::string picture =
-      place.stage_index == 0 ? fmt::format(
-                                   "<image id=\"picture-{}\" width=\"{}\" height=\"{}\" preserveAspectRatio=\"none\" "
-                                   "href=\"data:image/jpeg;base64,{}\"/>",
-                                   place.case_index, shown.size.width, shown.size.height, html::base64(item.jpeg))
-                             : fmt::format("<use href=\"#picture-{}\"/>", place.case_index);
-  out += fmt::format(
-      "<svg class=\"picture\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"picture with {} reference and {} "
-      "predicted "
-      "boxes\">{}",
-      shown.size.width, shown.size.height, shown.reference_regions.size(), answer ? answer->regions.size() : 0,
-      picture);
-  out += render_rects(shown.reference_regions, geometry, kReferenceBoxes, true);
-  if (answer) {
-    const ImageGeometry own(answer->size);
-    out += render_rects(answer->regions, own, boxes, true) + render_rects(reasoning.regions, own, steps, false);
-  }
-  out += render_rects(reference_steps.regions, geometry, kReferenceSteps, false) + "</svg>\n<div>";
-
-  if (!answer) return out + "<p class=\"note\">This stage was not asked this question.</p></div></div></div>\n";
-  if (!answer->complete)
-    out += fmt::format("<p class=\"problem\">Incomplete response: {}</p>",
-                       escape(answer->problem.empty() ? "no reason given" : answer->problem));
-  out += fmt::format("<p class=\"said\"><span class=\"label\">Answer</span><b>{}</b></p>",
-                     answer->answer.empty() ? kMissing : escape(html::shorten(answer->answer, kMaxShownAnswer)));
-  out += render_box_list(*answer, boxes);
-  if (!reasoning.html.empty()) out += fmt::format("<p class=\"think\">{}</p>", reasoning.html);
-  if (!answer->complete || (answer->answer.empty() && answer->think.empty()))
-    out += fmt::format("<details><summary>Whole response</summary><pre>{}</pre></details>",
-                       escape(html::shorten(answer->response, kMaxShownText)));
-  return out + "</div></div></div>\n";
-}
-
-std::string render_case(const ReportData& data, std::size_t index) {
-  const ReportCase& item = data.cases[index];
-  const ReportPrediction& question = item.reference;
-  std::set<bool> verdicts;
-  for (const auto& answer : item.answers)
-    if (answer) verdicts.insert(answer->is_right());
-  std::string out = fmt::format(
-      "<article class=\"case\" data-type=\"{}\" data-verdict=\"{}\" data-changed=\"{}\">\n<div class=\"ask\"><div "
-      "class=\"tags\"><span class=\"type\">{}</span><span>question {}</span><span>{}</span></div>\n<p "
-      "class=\"question\">{}</p>{}",
-      escape(question.type), question.is_right() ? "right" : "wrong", verdicts.size() > 1 ? 1 : 0,
-      escape(html::spaced(question.type)), escape(question.id), escape(question.image), escape(question.question),
-      render_choices(question));
-  out += fmt::format("<p class=\"gold\"><span class=\"label\">Reference answer</span><b>{}</b>",
-                     escape(html::shorten(question.reference_answer, kMaxShownAnswer)));
-  for (std::size_t k = 0; k < question.reference_regions.size(); ++k)
-    out += fmt::format(" &#8195;<mark class=\"ref\" data-r=\"r{}\" tabindex=\"0\">{}</mark>", k,
-                       escape(question.reference_regions[k].name.empty() ? "box" : question.reference_regions[k].name));
-  out += "</p>";
-  Reasoning reference_steps;
-  if (!question.reference_think.empty()) {
-    reference_steps = render_reasoning(question.reference_think, question.frame, kReferenceSteps);
-    out += fmt::format("<details><summary>Reference reasoning</summary><p class=\"think\">{}</p></details>",
-                       reference_steps.html);
-  }
-  out += "</div>\n<div class=\"panels\">";
-  for (std::size_t i = 0; i < item.answers.size(); ++i)
-    out += render_panel(item, data.case_labels[i], {index, i}, reference_steps);
-  return out + "</div></article>\n";
-}
-
-std::string render_cases(const ReportData& data) {
-  std::string options;
-  std::set<std::string> seen;
-  for (const ReportCase& item : data.cases)
-    if (seen.insert(item.reference.type).second)
-      options += fmt::format("<option value=\"{}\">{}</option>", escape(item.reference.type),
-                             escape(html::spaced(item.reference.type)));
-  const std::string judge = escape(data.case_labels.back());
-  std::string out = fmt::format(
-      "<section id=\"cases\"><h2>Cases</h2>\n<p class=\"note\">{} of {}, drawn by a fixed seed, balanced by question "
-      "type and by whether {} is right; their shares therefore say nothing about the scores. Where answers are not "
-      "graded (open questions), right means a V-score of at least 0.5. Point at a marked region to see its box; "
-      "regions of the reasoning are hidden until then.</p>\n"
-      "<div class=\"legend\"><span><i class=\"key ref\"></i>reference box</span><span><i class=\"key\"></i>predicted "
-      "box</span></div>\n",
-      plural(static_cast<std::int64_t>(data.cases.size()), "question"), format_count(data.num_case_candidates), judge);
-  out += fmt::format(
-      "<div class=\"filters\" hidden><label>Type <select name=\"type\"><option value=\"\">all</option>{}</select>"
-      "</label><label>{} is <select name=\"verdict\"><option value=\"\">right or wrong</option><option "
-      "value=\"right\">right</option><option "
-      "value=\"wrong\">wrong</option>{}</select></label><output></output></div>\n",
-      options, judge, data.case_labels.size() > 1 ? "<option value=\"changed\">unlike another stage</option>" : "");
-  for (std::size_t i = 0; i < data.cases.size(); ++i) out += render_case(data, i);
-  return out + "</section>\n";
-}
-
 // ---- runs
 
 struct RunEntry {
@@ -636,6 +645,7 @@ struct RunEntry {
   std::string folder;
   const Json& manifest;
   std::string config;
+  std::vector<std::pair<std::string, std::string>> provenance = {};
 };
 
 std::string render_run(const RunEntry& run) {
@@ -644,6 +654,10 @@ std::string render_run(const RunEntry& run) {
   for (const char* key : {"command", "version", "seed", "started"})
     if (const std::string text = manifest_text(run.manifest, key); !text.empty())
       out += fmt::format("<dt>{}</dt><dd>{}</dd>", key, escape(text));
+  for (const auto& [name, value] : run.provenance) {
+    if (name == "seed" || name == "version") continue;  // said above
+    out += fmt::format("<dt>{}</dt><dd>{}</dd>", escape(html::spaced(name)), escape(value));
+  }
   if (const std::string machine = machine_text(run.manifest); !machine.empty())
     out += fmt::format("<dt>machine</dt><dd>{}</dd>", escape(machine));
   if (run.manifest.is_object() && run.manifest.contains("inputs") && run.manifest["inputs"].is_object()) {
@@ -664,7 +678,8 @@ std::string render_runs(const ReportData& data) {
   for (const ReportTraining& training : data.trainings)
     out += render_run({training.label + " (training)", training.folder.string(), training.manifest, training.config});
   for (const ReportStage& stage : data.stages)
-    out += render_run({stage.label + " (evaluation)", stage.folder.string(), stage.manifest, stage.config});
+    out += render_run(
+        {stage.label + " (evaluation)", stage.folder.string(), stage.manifest, stage.config, stage.provenance});
   return out + "</section>\n";
 }
 
@@ -678,7 +693,11 @@ std::string render_report(const ReportData& data) {
       version(), escape(data.title), report_style(static_cast<int>(data.stages.size())));
   out += render_header(data) + "<main>\n";
   if (!data.stages.empty())
-    out += render_scores(data) + render_comparisons(data) + render_rules(data) + "</section>\n" + render_types(data);
+    out += render_scores(data) + render_comparisons(data) + render_rules(data) + "</section>\n" + render_types(data) +
+           render_metrics(data) + render_groups(data, "By what the question is about", &ReportScore::by_content) +
+           render_groups(data, "By region", &ReportScore::by_region) + (data.show_published ? render_published() : "") +
+           render_copies(data) + "</section>\n";
+  if (has_predictions(data)) out += render_boxes(data);
   if (!data.trainings.empty()) out += render_trainings(data);
   if (!data.cases.empty()) out += render_cases(data);
   out += render_runs(data);

@@ -1,13 +1,17 @@
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <set>
 #include <tuple>
 
+#include "eval/json_lines.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/random.h"
+#include "thinkvg/eval/baselines.h"
 #include "thinkvg/eval/metrics.h"
 #include "thinkvg/eval/report.h"
+#include "thinkvg/eval/statistics.h"
 #include "thinkvg/image/picture.h"
 
 namespace thinkvg::eval {
@@ -110,11 +114,23 @@ ReportScore read_score(const Source& source) {
   const Json& counts = part(json, "n");
   ReportScore score;
   score.overall = read_value({json, intervals, counts}, "overall", source.place());
-  const Json& by_type = part(json, "by_type");
-  if (!by_type.is_object()) return score;
-  for (const auto& [type, mean] : by_type.items()) {
-    const auto value = read_value({by_type, part(intervals, "by_type"), part(counts, "by_type")}, type, source.place());
-    if (value) score.by_type.emplace_back(type, *value);
+  const auto groups = [&](const char* key) {
+    std::vector<std::pair<std::string, ReportValue>> values;
+    const Json& means = part(json, key);
+    if (!means.is_object()) return values;
+    for (const auto& [name, mean] : means.items()) {
+      const auto value = read_value({means, part(intervals, key), part(counts, key)}, name, source.place());
+      if (value) values.emplace_back(name, *value);
+    }
+    return values;
+  };
+  score.by_type = groups("by_type");
+  score.by_content = groups("by_content");
+  score.by_region = groups("by_region");
+  const Json& p_values = part(json, "p_value");
+  if (score.overall && part(p_values, "overall").is_number()) {
+    score.overall->p_value = part(p_values, "overall").get<double>();
+    if (part(json, "detectable").is_number()) score.overall->detectable = part(json, "detectable").get<double>();
   }
   return score;
 }
@@ -124,6 +140,16 @@ ReportScore read_score(const Source& metrics, const char* name) {
 }
 
 std::string plain_text(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+
+std::vector<ReportBaseline> read_baselines(const Source& baselines) {
+  std::vector<ReportBaseline> out;
+  for (const auto& [name, entry] : baselines.json().items()) {
+    const Source baseline = baselines.object(name.c_str());
+    out.push_back({baseline.text_or("title", name), read_score(baseline, "a_score"), read_score(baseline, "v_score"),
+                   read_score(baseline, "token_f1")});
+  }
+  return out;
+}
 
 ReportStage read_metrics(const fs::path& file) {
   const Source metrics(read_json_file(file), file.string());
@@ -145,6 +171,12 @@ ReportStage read_metrics(const fs::path& file) {
                   file.string());
   stage.mean_score = read_score(metrics, "mean_of_a_and_v");
   stage.token_f1 = read_score(metrics, "token_f1");
+  for (const MetricInfo& info : metric_list())
+    if (metrics.has(info.name.c_str())) stage.metrics.emplace_back(info.name, read_score(metrics, info.name.c_str()));
+  if (metrics.has("baselines")) stage.baselines = read_baselines(metrics.object("baselines"));
+  if (metrics.has("provenance") && metrics.raw("provenance").is_object())
+    for (const auto& [name, value] : metrics.raw("provenance").items())
+      if (!value.is_null()) stage.provenance.emplace_back(name, plain_text(value));
   if (metrics.has("num_images")) stage.num_images = metrics.integer("num_images");
   if (metrics.has("rules") && metrics.raw("rules").is_object())
     for (const auto& [name, value] : metrics.raw("rules").items()) stage.rules.emplace_back(name, plain_text(value));
@@ -179,15 +211,32 @@ BoxFrame read_frame(const Source& source) {
   }
 }
 
+// A picture that nothing is known of: as large as its frame, or as its boxes need.
+grounding::ImageSize canvas_of(const ReportPrediction& prediction) {
+  const BoxFrame& frame = prediction.frame;
+  if (frame.kind() == BoxFrame::Kind::relative) return {1000, 1000};
+  if (frame.width() > 0) return {frame.width(), frame.height()};
+  double width = 1, height = 1;
+  for (const auto* regions : {&prediction.reference_regions, &prediction.regions})
+    for (const Region& region : *regions) {
+      width = std::max(width, region.box.x2);
+      height = std::max(height, region.box.y2);
+    }
+  return {std::min<std::int64_t>(100000, std::llround(width)), std::min<std::int64_t>(100000, std::llround(height))};
+}
+
 ReportPrediction read_prediction(const Source& line) {
   ReportPrediction out;
   out.id = line.text("id");
   out.image = line.text_or("image", "");
   out.image_file = line.text_or("image_file", "");
-  out.size = {line.integer("width"), line.integer("height")};
-  if (out.size.width < 1 || out.size.height < 1)
-    throw_failure("{}: a picture of {} x {} pixels; 'width' and 'height' must be positive", line.place(),
-                  out.size.width, out.size.height);
+  out.has_picture = line.has("width") || line.has("height");
+  if (out.has_picture) {
+    out.size = {line.integer("width"), line.integer("height")};
+    if (out.size.width < 1 || out.size.height < 1)
+      throw_failure("{}: a picture of {} x {} pixels; 'width' and 'height' must be positive", line.place(),
+                    out.size.width, out.size.height);
+  }
   out.type = line.text("type");
   out.question = line.text("question");
   if (line.has("choices"))
@@ -206,29 +255,15 @@ ReportPrediction read_prediction(const Source& line) {
   out.regions = read_regions(parsed, "regions", out.frame);
   out.a_score = line.number_if("a_score");
   out.v_score = line.number_if("v_score");
+  out.content_type = line.text_or("content_type", "");
+  out.confidence = line.number_if("confidence");
+  if (!out.has_picture) out.size = canvas_of(out);
   return out;
 }
 
-// Calls `use` with each line's object. Empty lines are passed over; a last line without a newline counts.
 template <class Use>
-void for_each_json_line(const fs::path& file, const Use& use) {
-  const std::string text = read_file(file);
-  std::int64_t line = 0;
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view content = std::string_view(text).substr(begin, end - begin);
-    begin = end + 1;
-    ++line;
-    if (content.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    Json json;
-    const std::string place = fmt::format("{}, line {}", file.string(), line);
-    try {
-      json = Json::parse(content);
-    } catch (const Json::parse_error& error) {
-      throw_failure("{}: not JSON ({}); was the file cut off?", place, error.what());
-    }
-    use(Source(json, place));
-  }
+void for_each_source(const fs::path& file, const Use& use) {
+  for_each_json_line(file, [&](const Json& line, const std::string& place) { use(Source(line, place)); });
 }
 
 // ---- run folders
@@ -274,7 +309,7 @@ ReportStage read_stage(const RunFolder& run) {
   stage.config = read_config(run.path);
   const fs::path predictions = run.path / "predictions.jsonl";
   if (fs::exists(predictions))
-    for_each_json_line(predictions, [&](const Source& line) { stage.predictions.push_back(read_prediction(line)); });
+    for_each_source(predictions, [&](const Source& line) { stage.predictions.push_back(read_prediction(line)); });
   return stage;
 }
 
@@ -287,7 +322,7 @@ ReportTraining read_training(const RunFolder& run) {
   training.config = read_config(run.path);
   // A resumed run may write a step again: the last one counts.
   std::map<std::string, std::map<std::int64_t, double>> curves;
-  for_each_json_line(run.path / "metrics.jsonl", [&](const Source& line) {
+  for_each_source(run.path / "metrics.jsonl", [&](const Source& line) {
     const std::int64_t step = line.integer("step");
     for (const auto& [name, value] : line.json().items())
       if (name != "step" && value.is_number() && std::isfinite(value.get<double>()))
@@ -332,9 +367,14 @@ StagesFile read_stages_file(const fs::path& file) {
   if (!source.has("comparisons")) return out;
   for (const Json& item : source.list("comparisons")) {
     const Source entry(item, source.place() + ", 'comparisons'");
-    out.comparisons.push_back({entry.text("label"), entry.text_or("note", ""), read_difference(entry, "a_score"),
-                               read_difference(entry, "v_score"),
-                               read_difference(entry, entry.has("mean") ? "mean" : "mean_of_a_and_v")});
+    ReportComparison comparison{entry.text("label"),
+                                entry.text_or("note", ""),
+                                read_difference(entry, "a_score"),
+                                read_difference(entry, "v_score"),
+                                read_difference(entry, entry.has("mean") ? "mean" : "mean_of_a_and_v"),
+                                std::nullopt};
+    if (entry.has("mcnemar")) comparison.mcnemar_p = entry.object("mcnemar").number_if("p_value");
+    out.comparisons.push_back(std::move(comparison));
   }
   return out;
 }
@@ -390,7 +430,24 @@ std::vector<QuestionScore> question_scores(const ReportStage& stage) {
 
 std::optional<ReportValue> to_value(const std::optional<Estimate>& estimate) {
   if (!estimate) return std::nullopt;
-  return ReportValue{estimate->mean, estimate->low, estimate->high, estimate->num_questions};
+  ReportValue value{estimate->mean, estimate->low, estimate->high, estimate->num_questions, {}, {}, {}};
+  value.p_value = estimate->p_value;
+  value.detectable = minimum_detectable_difference(estimate->standard_error);
+  return value;
+}
+
+// Holm's adjustment over the A- and V-scores of all comparisons.
+void adjust_p_values(std::vector<ReportComparison>& comparisons) {
+  std::vector<ReportValue*> tested;
+  std::vector<double> p_values;
+  for (ReportComparison& comparison : comparisons)
+    for (auto* value : {&comparison.a_score, &comparison.v_score}) {
+      if (!*value || !(*value)->p_value) continue;
+      tested.push_back(&**value);
+      p_values.push_back(*(*value)->p_value);
+    }
+  const std::vector<double> adjusted = holm_adjust(p_values);
+  for (std::size_t i = 0; i < tested.size(); ++i) tested[i]->p_holm = adjusted[i];
 }
 
 // The last stage against each one before it that was asked the same questions.
@@ -402,13 +459,34 @@ std::vector<ReportComparison> compare_stages(const std::vector<ReportStage>& sta
     if (stages[i].predictions.empty()) continue;
     try {
       const ScoreDifference found = compare(question_scores(stages[i]), question_scores(last), MetricOptions());
-      out.push_back({last.label + " minus " + stages[i].label, "", to_value(found.a_score.overall),
-                     to_value(found.v_score.overall), to_value(found.mean_of_a_and_v)});
+      out.push_back({last.label + " minus " + stages[i].label, "", to_value(found.metric("a_score").overall),
+                     to_value(found.metric("v_score").overall), to_value(found.mean_of_a_and_v),
+                     mcnemar(found.only_baseline_right, found.only_candidate_right).p_value});
     } catch (const std::invalid_argument&) {
       // Not the same questions: no pairs to compare.
     }
   }
   return out;
+}
+
+// ---- baselines
+
+// For runs whose metrics.json has none: out of the references beside the answers.
+std::vector<ReportBaseline> baselines_of(const ReportStage& stage) {
+  std::vector<data::Sample> samples;
+  for (const ReportPrediction& prediction : stage.predictions) {
+    data::Sample sample;
+    sample.id = prediction.id;
+    sample.image = prediction.image;
+    sample.type = data::parse_question_type(prediction.type);
+    sample.question = prediction.question;
+    sample.choices = prediction.choices;
+    sample.answer = prediction.reference_answer;
+    sample.regions = prediction.reference_regions;
+    sample.frame = prediction.frame;
+    samples.push_back(std::move(sample));
+  }
+  return read_baselines({baselines_to_json(samples, MetricOptions()), stage.folder.string() + ", baselines"});
 }
 
 // ---- cases
@@ -532,7 +610,7 @@ DrawnCases draw_cases(const ReportOptions& options, const std::vector<ReportStag
   const auto& candidates = common.empty() ? all : common;
   out.num_candidates = static_cast<std::int64_t>(candidates.size());
   for (const ReportPrediction* chosen : choose_cases(candidates, options.num_cases, options.seed)) {
-    ReportCase item{*chosen, thumbnail_jpeg(*chosen, last.folder, options), {}};
+    ReportCase item{*chosen, chosen->has_picture ? thumbnail_jpeg(*chosen, last.folder, options) : "", {}};
     for (const QuestionIndex& index : indices) {
       const auto found = index.find(key_of(*chosen));
       item.answers.push_back(found == index.end() ? std::nullopt : std::optional<ReportPrediction>(*found->second));
@@ -542,9 +620,22 @@ DrawnCases draw_cases(const ReportOptions& options, const std::vector<ReportStag
   return out;
 }
 
+// The questions are GEMeX's own, by the name of the data.
+bool is_gemex(const std::vector<ReportStage>& stages) {
+  return std::any_of(stages.begin(), stages.end(), [](const ReportStage& stage) {
+    const Json& manifest = stage.manifest;
+    if (!manifest.is_object() || !manifest.contains("inputs") || !manifest["inputs"].contains("data")) return false;
+    std::string path = manifest["inputs"]["data"].value("path", "");
+    std::transform(path.begin(), path.end(), path.begin(), [](unsigned char c) { return std::tolower(c); });
+    return path.find("gemex") != std::string::npos;
+  });
+}
+
 void check_options(const ReportOptions& options) {
   if (options.runs.empty()) throw_invalid("report needs at least one run folder");
   if (options.num_cases < 0) throw_invalid("num_cases must be 0 or more, not {}", options.num_cases);
+  if (options.published != "auto" && options.published != "always" && options.published != "never")
+    throw_invalid("published is auto, always or never, not '{}'", options.published);
   if (options.picture_side < 32) throw_invalid("picture_side must be 32 pixels or more, not {}", options.picture_side);
   if (options.jpeg_quality < 1 || options.jpeg_quality > 100)
     throw_invalid("jpeg_quality is 1 to 100, not {}", options.jpeg_quality);
@@ -577,6 +668,12 @@ ReportData read_report(const ReportOptions& options) {
   if (!options.title.empty()) data.title = options.title;
   if (data.title.empty()) data.title = "Training and evaluation report";
   if (data.comparisons.empty()) data.comparisons = compare_stages(data.stages);
+  const bool has_baselines = std::any_of(data.stages.begin(), data.stages.end(),
+                                         [](const ReportStage& stage) { return !stage.baselines.empty(); });
+  if (!has_baselines && !data.stages.empty() && !data.stages.back().predictions.empty())
+    data.stages.back().baselines = baselines_of(data.stages.back());
+  adjust_p_values(data.comparisons);
+  data.show_published = options.published == "always" || (options.published == "auto" && is_gemex(data.stages));
   DrawnCases drawn = draw_cases(options, data.stages);
   data.case_labels = std::move(drawn.labels);
   data.cases = std::move(drawn.cases);
@@ -586,7 +683,15 @@ ReportData read_report(const ReportOptions& options) {
 
 void write_report(const ReportOptions& options) {
   if (options.out.empty()) throw_invalid("report needs the file to write");
-  write_file_atomically(options.out, render_report(read_report(options)));
+  const ReportData data = read_report(options);
+  if (!options.tables.empty()) {
+    const fs::path folder = options.tables;
+    fs::create_directories(folder);
+    write_file_atomically(folder / "scores.csv", scores_csv(data));
+    write_file_atomically(folder / "differences.csv", differences_csv(data));
+    write_file_atomically(folder / "tables.tex", scores_latex(data));
+  }
+  write_file_atomically(options.out, render_report(data));
 }
 
 }  // namespace thinkvg::eval

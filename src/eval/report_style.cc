@@ -73,6 +73,25 @@ svg.diff{width:120px;height:18px;vertical-align:middle;margin-left:6px}
 .raw{fill:none;stroke:var(--accent);stroke-width:1;stroke-opacity:.28}
 .smooth{fill:none;stroke:var(--accent);stroke-width:1.8;stroke-linejoin:round}
 .dot{fill:var(--accent)}
+.diagonal{stroke-dasharray:3 4}
+.spot{fill-opacity:.75;stroke:var(--bg);stroke-width:1}
+tr.baseline th,tr.baseline td{color:var(--muted);font-weight:400}
+tr.baseline th{font-style:italic}
+tr.group th{padding-top:16px;color:var(--muted);font-size:12px;font-weight:600;border-bottom-color:var(--faint)}
+.strong{font-weight:650}
+.small{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr));gap:16px 24px;margin:10px 0}
+.matrix{width:auto;font-size:12.5px}
+.matrix th,.matrix td{padding:4px 7px;border:0;text-align:right}
+.matrix thead th{font-size:11.5px;font-weight:500;vertical-align:bottom;white-space:normal;max-width:6.5em}
+.matrix tbody th{font-size:12.5px;font-weight:500;text-align:left;padding-left:0}
+.matrix td{min-width:2.9em;border-radius:3px;border:1px solid var(--bg);background:color-mix(in srgb,var(--heat) calc(var(--v)*70%),transparent);background-clip:padding-box}
+.matrix.many thead th{min-width:6.4em}
+.matrix tbody tr:last-child th,.matrix tbody tr:last-child td{border-bottom:1px solid var(--bg)}
+.matrix td.same{--heat:var(--pred)}
+.matrix td{--heat:var(--ref)}
+.matrix td.none{color:var(--faint)}
+.canvas{fill:#0d1014}
+.copy{user-select:all}
 details{margin:8px 0}
 summary{cursor:pointer;color:var(--accent);font-size:13px}
 .key{display:inline-block;width:26px;height:0;margin-right:7px;vertical-align:4px;border-top:3px solid var(--pred)}
@@ -80,7 +99,11 @@ summary{cursor:pointer;color:var(--accent);font-size:13px}
 .filters{display:flex;flex-wrap:wrap;gap:8px 16px;align-items:center;font-size:13px;margin:12px 0;padding:8px 0}
 .filters select{font:inherit;padding:4px 6px;border:1px solid var(--line);border-radius:6px;background:var(--bg);
 color:var(--fg)}
-.filters label{display:flex;gap:6px;align-items:center}
+.filters input{font:inherit;width:4.6em;padding:3px 6px;border:1px solid var(--line);border-radius:6px;background:var(--bg);
+color:var(--fg)}
+.filters label{display:flex;gap:6px;align-items:center;max-width:100%}
+.filters select{min-width:0;max-width:16em}
+.filters output{color:var(--muted);margin-left:auto}
 .case{border:1px solid var(--line);border-radius:10px;margin:0 0 20px;overflow:hidden;break-inside:avoid-page}
 .case[hidden]{display:none}
 .ask{padding:14px 18px;background:var(--card);border-bottom:1px solid var(--line)}
@@ -94,7 +117,8 @@ color:var(--fg)}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,240px),1fr))}
 .panel{padding:14px 18px 16px;min-width:0;container-type:inline-size}
 .panel+.panel{border-left:1px solid var(--line)}
-.panel-head{display:flex;flex-wrap:wrap;align-items:baseline;gap:4px 10px;margin-bottom:10px}
+.panel-head{display:flex;flex-wrap:wrap;align-items:baseline;align-content:flex-start;gap:4px 10px;margin-bottom:10px;
+min-height:44px}
 .verdict{font-size:12px;font-weight:650;border-radius:4px;padding:1px 7px}
 .verdict.right{color:var(--right);background:var(--right-tint)}
 .verdict.wrong{color:var(--wrong);background:var(--wrong-tint)}
@@ -129,13 +153,13 @@ footer{padding-top:24px;padding-bottom:40px;color:var(--muted);font-size:12px}
 @container (min-width:460px){.panel-body{display:grid;grid-template-columns:minmax(0,min(54%,420px)) minmax(0,1fr);
 gap:0 20px;align-items:start}
 .picture{margin:0}}
-@media (max-width:640px){svg.diff{display:none}td.wide,th.wide{min-width:8em}main,header,footer{padding-left:14px;padding-right:14px}
+@media (max-width:640px){svg.diff,#metrics .stage-note{display:none}#metrics th.wide{min-width:6.5em}td.wide,th.wide{min-width:8em}main,header,footer{padding-left:14px;padding-right:14px}
 header{padding-top:22px}h1{font-size:23px}h2{margin-top:36px}th,td{padding:6px 8px}
 .panel,.ask{padding-left:14px;padding-right:14px}.panel+.panel{border-left:0;border-top:1px solid var(--line)}}
 @media print{body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}.filters,nav{display:none}
 .scroll{overflow:visible}.case{break-inside:avoid}.picture{max-width:165px}.think,.said,.boxes{font-size:8.5pt}.question{font-size:11pt}
 .pair.charts{grid-template-columns:1fr 1fr}.ask,.panel{padding:8px 12px}h2,h3{break-after:avoid}pre{max-height:none}
-.swatch,.picture,mark,.verdict,svg rect{-webkit-print-color-adjust:exact;print-color-adjust:exact}
+.swatch,.picture,mark,.verdict,.matrix td,svg rect,svg circle{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 .panels{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}}
 )css";
 
@@ -156,19 +180,29 @@ constexpr const char* kScript = R"js(
   var row=document.querySelector('.filters');
   if(!row)return;
   row.hidden=false;
-  var type=row.querySelector('[name=type]'),verdict=row.querySelector('[name=verdict]'),count=row.querySelector('output');
+  function field(name){return row.querySelector('[name='+name+']');}
+  var type=field('type'),content=field('content'),run=field('run'),verdict=field('verdict'),low=field('low'),
+      high=field('high'),other=field('other'),count=row.querySelector('output');
+  function overlap(box,i){var v=(box.dataset.iou||'').split(',')[i];return v===''||v===undefined?null:+v;}
   function apply(){
-    var shown=0;
+    var shown=0,i=+run.value;
     cases.forEach(function(box){
-      var v=verdict.value,ok=(!type.value||box.dataset.type===type.value)&&
-        (!v||box.dataset.verdict===v||(v==='changed'&&box.dataset.changed==='1'));
+      var right=box.dataset.right,mine=overlap(box,i),ok=(!type.value||box.dataset.type===type.value)&&
+        (!content||!content.value||box.dataset.content===content.value)&&
+        (!verdict.value||right[i]===verdict.value);
+      var from=+low.value,to=+high.value;
+      if(from>0||to<1)ok=ok&&mine!==null&&mine>=from&&mine<=to;
+      if(other&&other.value!==''){
+        var j=+other.value,theirs=overlap(box,j);
+        ok=ok&&(right[i]!==right[j]||(mine!==null&&theirs!==null&&Math.abs(mine-theirs)>=0.25));
+      }
       box.hidden=!ok;
       if(ok)shown++;
     });
     count.textContent=shown+' of '+cases.length+' shown';
   }
-  type.addEventListener('change',apply);
-  verdict.addEventListener('change',apply);
+  [type,content,run,verdict,other].forEach(function(e){if(e)e.addEventListener('change',apply);});
+  [low,high].forEach(function(e){e.addEventListener('input',apply);});
   apply();
 })();
 )js";

@@ -1,5 +1,7 @@
 #include "thinkvg/generation/question.h"
 
+#include "thinkvg/core/error.h"
+
 namespace thinkvg::generation {
 
 QuestionBuilder::QuestionBuilder(models::ModelBundle bundle, const Options& options)
@@ -7,7 +9,15 @@ QuestionBuilder::QuestionBuilder(models::ModelBundle bundle, const Options& opti
 
 std::vector<Question> QuestionBuilder::build(const std::vector<data::Sample>& samples) {
   std::vector<std::filesystem::path> files;
-  for (const data::Sample& sample : samples) files.push_back(finder_.require(sample));
+  for (const data::Sample& sample : samples) {
+    if (!sample.more_images.empty()) {
+      throw_failure(
+          "sample {} has {} pictures, but a question takes one here; leave such questions out with data.filter "
+          "'num_images == 1'",
+          sample.id, sample.more_images.size() + 1);
+    }
+    files.push_back(finder_.require(sample));
+  }
   std::vector<Question> questions(samples.size());
   const auto fill = [&](std::size_t i, const models::ImageGrid& grid, const grounding::BoxFrame& frame,
                         const grounding::ImageSize& original) {

@@ -13,7 +13,8 @@ namespace thinkvg::grounding {
 namespace {
 
 constexpr std::int64_t kMaxExtent = 1'000'000;
-constexpr char kFrameNames[] = "original, letterbox-N, stretch-N, stretch-WxH, unit, hundred, thousand";
+constexpr char kFrameNames[] =
+    "original, letterbox-N, stretch-N, stretch-WxH, crop-N, unit, hundred, thousand, stored, view";
 
 std::optional<std::int64_t> parse_extent(std::string_view text) {
   std::int64_t value = 0;
@@ -173,6 +174,8 @@ double hungarian_iou(const std::vector<Box>& predicted, const std::vector<Box>& 
 
 BoxFrame BoxFrame::parse(std::string_view name) {
   if (name == "original") return original();
+  if (name == "stored") return stored();
+  if (name == "view") return view();
   if (name == "unit") return unit();
   if (name == "hundred") return hundred();
   if (name == "thousand") return thousand();
@@ -181,6 +184,8 @@ BoxFrame BoxFrame::parse(std::string_view name) {
     const std::string_view kind = name.substr(0, dash), extent = name.substr(dash + 1);
     if (kind == "letterbox") {
       if (const auto size = parse_extent(extent)) return letterbox(*size);
+    } else if (kind == "crop") {
+      if (const auto size = parse_extent(extent)) return crop(*size);
     } else if (kind == "stretch") {
       if (const auto size = parse_extent(extent)) return stretch(*size, *size);
       const std::size_t cross = extent.find('x');
@@ -203,6 +208,12 @@ std::string BoxFrame::name() const {
       return width_ == height_ ? fmt::format("stretch-{}", width_) : fmt::format("stretch-{}x{}", width_, height_);
     case Kind::relative:
       return width_ == 1 ? "unit" : width_ == 100 ? "hundred" : "thousand";
+    case Kind::crop:
+      return fmt::format("crop-{}", width_);
+    case Kind::stored:
+      return "stored";
+    case Kind::view:
+      return "view";
   }
   return "original";
 }
@@ -211,7 +222,55 @@ bool Box::is_valid() const {
   return std::isfinite(x1) && std::isfinite(y1) && std::isfinite(x2) && std::isfinite(y2) && x1 < x2 && y1 < y2;
 }
 
+std::string Box::problem() const {
+  if (is_valid()) return {};
+  for (const double value : {x1, y1, x2, y2}) {
+    if (!std::isfinite(value)) return "a coordinate is not a finite number";
+  }
+  const auto axis = [](char name, double low, double high) -> std::string {
+    if (low == high) return fmt::format("{0}1 and {0}2 are both {1}: the box is empty", name, low);
+    return fmt::format("{0}1 = {1} is not below {0}2 = {2}: the corners are reversed", name, low, high);
+  };
+  return !(x1 < x2) ? axis('x', x1, x2) : axis('y', y1, y2);
+}
+
 double Box::area() const { return is_valid() ? (x2 - x1) * (y2 - y1) : 0; }
+
+BoxOrder parse_box_order(std::string_view name) {
+  if (name == "xyxy") return BoxOrder::xyxy;
+  if (name == "yxyx") return BoxOrder::yxyx;
+  if (name == "xywh") return BoxOrder::xywh;
+  if (name == "cxcywh") return BoxOrder::cxcywh;
+  throw_invalid("unknown order of a box's numbers '{}'; known are: xyxy, yxyx, xywh, cxcywh", name);
+}
+
+std::string box_order_name(BoxOrder order) {
+  switch (order) {
+    case BoxOrder::xyxy:
+      return "xyxy";
+    case BoxOrder::yxyx:
+      return "yxyx";
+    case BoxOrder::xywh:
+      return "xywh";
+    case BoxOrder::cxcywh:
+      return "cxcywh";
+  }
+  return "xyxy";
+}
+
+Box make_box(const std::array<double, 4>& n, BoxOrder order, const BoxFrame& frame) {
+  switch (order) {
+    case BoxOrder::xyxy:
+      break;
+    case BoxOrder::yxyx:
+      return {n[1], n[0], n[3], n[2], frame};
+    case BoxOrder::xywh:
+      return {n[0], n[1], n[0] + n[2], n[1] + n[3], frame};
+    case BoxOrder::cxcywh:
+      return {n[0] - n[2] / 2, n[1] - n[3] / 2, n[0] + n[2] / 2, n[1] + n[3] / 2, frame};
+  }
+  return {n[0], n[1], n[2], n[3], frame};
+}
 
 double iou(const Box& a, const Box& b) {
   require_same_frame(a, b);

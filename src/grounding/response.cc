@@ -31,6 +31,12 @@ std::string quoted(std::string_view text) {
   return text.size() <= kMaxQuoted ? std::string(text) : std::string(text.substr(0, kMaxQuoted)) + "...";
 }
 
+// The beginning of a text, for messages about one spot.
+std::string quoted_short(std::string_view text) {
+  text = text.substr(0, std::min<std::size_t>(text.size(), 20));
+  return std::string(text.substr(0, text.find_first_of(" ,\t\r\n")));
+}
+
 enum class TagName { think, response, answer, location, ref, box };
 constexpr std::array<std::string_view, 6> kTagNames = {"think", "response", "answer", "location", "ref", "box"};
 
@@ -77,69 +83,62 @@ std::vector<Group> innermost_groups(std::string_view text) {
   return groups;
 }
 
-// Four finite numbers with commas (or only spaces) between; nothing else.
-std::optional<std::array<double, 4>> read_four_numbers(std::string_view text) {
+struct NumberList {
   std::array<double, 4> numbers{};
-  std::size_t position = 0;
-  const auto skip_spaces = [&] { position = std::min(text.find_first_not_of(kSpaces, position), text.size()); };
-  for (std::size_t i = 0; i < 4; ++i) {
-    const std::size_t before = position;
-    skip_spaces();
-    bool separated = position > before;
-    if (i > 0 && position < text.size() && text[position] == ',') {
-      ++position;
-      skip_spaces();
-      separated = true;
-    }
-    if (i > 0 && !separated) return std::nullopt;
-    const auto [end, error] = std::from_chars(text.data() + position, text.data() + text.size(), numbers[i]);
-    if (error != std::errc() || !std::isfinite(numbers[i])) return std::nullopt;
-    position = static_cast<std::size_t>(end - text.data());
-  }
-  skip_spaces();
-  if (position != text.size()) return std::nullopt;
-  return numbers;
-}
-
-std::optional<Box> read_box(std::string_view text, const BoxFrame& frame) {
-  const auto numbers = read_four_numbers(text);
-  if (!numbers) return std::nullopt;
-  const Box box{(*numbers)[0], (*numbers)[1], (*numbers)[2], (*numbers)[3], frame};
-  if (!box.is_valid()) return std::nullopt;
-  return box;
-}
-
-// Boxes of the content of <box>, and the parts of it that are none.
-struct BoxList {
-  std::vector<Box> boxes;
-  std::vector<std::string> bad;
+  std::size_t count = 0;  // of numbers that were read, more than 4 where there are more
+  std::string problem;    // why it is no list of four finite numbers
 };
 
-BoxList read_box_list(std::string_view text, const BoxFrame& frame) {
-  BoxList list;
-  std::size_t after_last = 0;
-  // Between boxes only the list's own brackets and commas may stand.
-  const auto check_between = [&](std::size_t end) {
-    const std::string_view between = text.substr(after_last, end - after_last);
-    if (between.find_first_not_of(" \t\r\n\f\v,[]") != std::string_view::npos) list.bad.push_back(quoted(between));
-  };
-  const std::vector<Group> groups = innermost_groups(text);
-  for (const Group& group : groups) {
-    check_between(group.open);
-    const std::string_view inside = text.substr(group.open + 1, group.close - group.open - 1);
-    if (const auto box = read_box(inside, frame)) {
-      list.boxes.push_back(*box);
-    } else {
-      list.bad.push_back(quoted(text.substr(group.open, group.close - group.open + 1)));
+// Numbers with commas (or only spaces) between; nothing else.
+NumberList read_numbers(std::string_view text) {
+  NumberList list;
+  std::size_t position = 0;
+  const auto skip_spaces = [&] { position = std::min(text.find_first_not_of(kSpaces, position), text.size()); };
+  skip_spaces();
+  while (position < text.size()) {
+    if (list.count > 0) {
+      const bool spaced = kSpaces.find(text[position - 1]) != std::string_view::npos;
+      const bool comma = text[position] == ',';
+      if (comma) {
+        ++position;
+        skip_spaces();
+      } else if (!spaced) {
+        list.problem = fmt::format("'{}' stands behind a number", quoted_short(text.substr(position)));
+        return list;
+      }
     }
-    after_last = group.close + 1;
+    double number = 0;
+    const auto [end, error] = std::from_chars(text.data() + position, text.data() + text.size(), number);
+    if (error == std::errc::result_out_of_range || (error == std::errc() && !std::isfinite(number))) {
+      list.problem = "a coordinate is not a finite number";
+      return list;
+    }
+    if (error != std::errc()) {
+      const bool missing = position == text.size() || text[position] == ',';
+      list.problem = missing ? "a number is missing beside a comma"
+                             : fmt::format("'{}' is not a number", quoted_short(text.substr(position)));
+      return list;
+    }
+    if (list.count < 4) list.numbers[list.count] = number;
+    ++list.count;
+    position = static_cast<std::size_t>(end - text.data());
+    skip_spaces();
   }
-  if (groups.empty()) {
-    list.bad.push_back(quoted(text));
-  } else {
-    check_between(text.size());
-  }
+  if (list.count != 4) list.problem = fmt::format("{} numbers instead of 4", list.count);
   return list;
+}
+
+struct BoxText {
+  std::optional<Box> box;
+  std::string problem;  // empty when there is a box
+};
+
+BoxText read_box(std::string_view text, const BoxFrame& frame) {
+  NumberList list = read_numbers(text);
+  if (!list.problem.empty()) return {std::nullopt, std::move(list.problem)};
+  const Box box = make_box(list.numbers, BoxOrder::xyxy, frame);
+  if (std::string problem = box.problem(); !problem.empty()) return {std::nullopt, std::move(problem)};
+  return {box, {}};
 }
 
 bool is_word_end(std::string_view text, std::size_t position) {
@@ -330,10 +329,12 @@ class ResponseParser {
         }
         name = inline_region_name(words);
       }
-      if (const auto box = read_box(inside, frame_)) {
-        result_.think_regions.push_back({name, *box});
+      BoxText read = read_box(inside, frame_);
+      if (read.box) {
+        result_.think_regions.push_back({name, *read.box});
       } else {
         result_.bad_think_boxes.push_back(quoted(think.substr(group.open, group.close - group.open + 1)));
+        result_.bad_think_box_problems.push_back(std::move(read.problem));
       }
       name_from = group.close + 1;
     }
@@ -378,7 +379,7 @@ class ResponseParser {
         position_ += content.size();
         const bool closed = close(TagName::box);
         if (!closed) note("<box> is not closed");
-        add_boxes(read_box_list(content, frame_), names, last_name);
+        add_boxes(parse_box_list(content, frame_), names, last_name);
         names.clear();
       } else {
         break;
@@ -394,6 +395,7 @@ class ResponseParser {
       result_.regions.push_back({names.size() == list.boxes.size() ? names[i] : last_name, list.boxes[i]});
     }
     std::move(list.bad.begin(), list.bad.end(), std::back_inserter(result_.bad_boxes));
+    std::move(list.problems.begin(), list.problems.end(), std::back_inserter(result_.bad_box_problems));
   }
 
   std::string_view text_;
@@ -414,6 +416,89 @@ std::string format_number(double value, const BoxFrame& frame) {
 
 ParsedResponse parse_response(std::string_view text, const BoxFrame& frame, bool expect_think) {
   return ResponseParser(text, frame, expect_think).parse();
+}
+
+ParsedResponse parse_sectioned_reply(std::string_view text, const BoxFrame& frame) {
+  constexpr std::array<std::string_view, 3> kTags = {"<answer>", "<reason>", "<location>"};
+  ParsedResponse result;
+  const auto note = [&](std::string problem) {
+    if (result.problem.empty()) result.problem = std::move(problem);
+  };
+  struct Section {
+    std::size_t tag, begin, content;
+  };
+  std::vector<Section> sections;
+  for (std::size_t tag = 0; tag < kTags.size(); ++tag) {
+    const std::size_t at = text.find(kTags[tag]);
+    if (at == std::string_view::npos) continue;
+    sections.push_back({tag, at, at + kTags[tag].size()});
+    if (text.find(kTags[tag], at + 1) != std::string_view::npos) note(fmt::format("{} stands twice", kTags[tag]));
+  }
+  for (std::size_t i = 1; i < sections.size(); ++i) {
+    if (sections[i].begin < sections[i - 1].begin) note(fmt::format("{} comes too early", kTags[sections[i].tag]));
+  }
+  std::sort(sections.begin(), sections.end(), [](const Section& a, const Section& b) { return a.begin < b.begin; });
+  if (!sections.empty() && !trim(text.substr(0, sections.front().begin)).empty()) note("text before the first tag");
+  for (std::size_t i = 0; i < sections.size(); ++i) {
+    const std::size_t end = i + 1 < sections.size() ? sections[i + 1].begin : text.size();
+    std::string_view content = trim(text.substr(sections[i].content, end - sections[i].content));
+    if (content.starts_with(':')) content = trim(content.substr(1));
+    if (sections[i].tag == 0) {
+      result.has_answer = true;
+      result.answer = content;
+      if (content.empty()) note("<answer> is empty");
+    } else if (sections[i].tag == 1) {
+      result.has_think = true;
+      result.think = content;
+    } else if (!content.empty() && content != "[]") {
+      BoxList list = parse_box_list(content, frame);
+      for (const Box& box : list.boxes) result.regions.push_back({"", box});
+      result.bad_boxes = std::move(list.bad);
+      result.bad_box_problems = std::move(list.problems);
+    }
+  }
+  if (!result.has_answer) note("no <answer>");
+  result.complete = result.problem.empty();
+  return result;
+}
+
+BoxList parse_box_list(std::string_view text, const BoxFrame& frame) {
+  BoxList list;
+  std::size_t after_last = 0;
+  const auto bad = [&](std::string_view part, std::string problem) {
+    list.bad.push_back(quoted(part));
+    list.problems.push_back(std::move(problem));
+  };
+  // Between boxes only the list's own brackets and commas may stand.
+  const auto check_between = [&](std::size_t end) {
+    const std::string_view between = text.substr(after_last, end - after_last);
+    if (between.find_first_not_of(" \t\r\n\f\v,[]") != std::string_view::npos) bad(between, "text between the boxes");
+  };
+  const std::vector<Group> groups = innermost_groups(text);
+  for (const Group& group : groups) {
+    check_between(group.open);
+    BoxText read = read_box(text.substr(group.open + 1, group.close - group.open - 1), frame);
+    if (read.box) {
+      list.boxes.push_back(*read.box);
+    } else {
+      bad(text.substr(group.open, group.close - group.open + 1), std::move(read.problem));
+    }
+    after_last = group.close + 1;
+  }
+  if (groups.empty()) {
+    bad(text, trim(text).empty() ? "no box" : "no [x1, y1, x2, y2] with both brackets");
+  } else {
+    check_between(text.size());
+  }
+  return list;
+}
+
+std::optional<std::array<double, 4>> read_four_numbers(std::string_view text) {
+  text = trim(text);
+  if (text.size() >= 2 && text.front() == '[' && text.back() == ']') text = text.substr(1, text.size() - 2);
+  const NumberList list = read_numbers(text);
+  if (!list.problem.empty()) return std::nullopt;
+  return list.numbers;
 }
 
 std::string format_response(std::string_view answer, const std::vector<Region>& regions) {
@@ -440,10 +525,10 @@ std::string convert_inline_boxes(std::string_view text, const ImageGeometry& geo
   out.reserve(text.size());
   std::size_t copied = 0;
   for (const Group& group : innermost_groups(text)) {
-    const auto box = read_box(text.substr(group.open + 1, group.close - group.open - 1), from);
-    if (!box) continue;
+    const BoxText read = read_box(text.substr(group.open + 1, group.close - group.open - 1), from);
+    if (!read.box) continue;
     out += text.substr(copied, group.open - copied);
-    out += format_box(geometry.rounded(geometry.convert(*box, to)));
+    out += format_box(geometry.rounded(geometry.convert(*read.box, to)));
     copied = group.close + 1;
   }
   out += text.substr(copied);

@@ -12,25 +12,7 @@
 namespace thinkvg::train {
 
 std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options) {
-  std::shared_ptr<const data::Dataset> dataset = data::open_dataset(options.path);
-  const auto& bad = dataset->bad_rows();
-  if (!bad.empty()) {
-    std::string shown;
-    for (std::size_t i = 0; i < std::min<std::size_t>(3, bad.size()); ++i)
-      shown += fmt::format("\n  row {}: {}", bad[i].row, bad[i].reason);
-    throw_failure("{} has {} unusable rows of {}; mend or remove them first:{}", options.path, bad.size(),
-                  dataset->size() + static_cast<std::int64_t>(bad.size()), shown);
-  }
-  if (options.fraction < 1.0 || options.complement)
-    dataset = data::patient_fraction(dataset, options.fraction, static_cast<std::uint64_t>(options.split_seed),
-                                     options.complement);
-  if (options.limit > 0 && options.limit < dataset->size()) {
-    std::vector<std::int64_t> first(static_cast<std::size_t>(options.limit));
-    std::iota(first.begin(), first.end(), 0);
-    dataset = data::select(dataset, first);
-  }
-  if (dataset->size() == 0) throw_failure("{}: no question is left after data.fraction and data.limit", options.path);
-  return dataset;
+  return data::open_data(options);
 }
 
 std::string target_text(const data::Sample& sample, const grounding::ImageGeometry& geometry,

@@ -141,12 +141,15 @@ TEST_F(DataFiles, UnreadableFilesAreNamed) {
   column.append("x");
   write_text_columns(folder_ / "other.parquet", {{"image_path", column}, {"text", column}});
   EXPECT_THAT(failure_of([&] { open_dataset(folder_ / "other.parquet"); }),
+              HasSubstr("its format is not known. It is parquet with the fields image_path, text"));
+  EXPECT_THAT(failure_of([&] { open_dataset(folder_ / "other.parquet", {.format = "thinkvg"}); }),
               HasSubstr("lacks question, question_type, response and has image_path, text"));
   std::string cut = read_file(folder_ / "other.parquet");
   cut.resize(cut.size() / 2);
   EXPECT_THAT(failure_of([&] { open_dataset(text_file("cut.parquet", cut)); }), HasSubstr("cut.parquet"));
-  EXPECT_THAT(failure_of([&] { open_dataset(text_file("a.csv", "x")); }), HasSubstr("expected a .parquet"));
-  EXPECT_THAT(failure_of([&] { open_dataset(folder_); }), HasSubstr("multi_choice_question.jsonl"));
+  EXPECT_THAT(failure_of([&] { open_dataset(text_file("a.csv", "x")); }), HasSubstr("its format is not known"));
+  fs::create_directories(folder_ / "empty");
+  EXPECT_THAT(failure_of([&] { open_dataset(folder_ / "empty"); }), HasSubstr("multi_choice_question.jsonl"));
 }
 
 TEST_F(DataFiles, ReadsGemexRows) {

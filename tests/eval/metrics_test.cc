@@ -159,27 +159,27 @@ TEST(Summarize, CountsAndMeansByType) {
   EXPECT_EQ(scores.num_questions, 10);
   EXPECT_EQ(scores.num_images, 2);
   EXPECT_EQ(scores.num_questions_by_type.at(QuestionType::closed), 4);
-  EXPECT_EQ(scores.a_score.overall->mean, 0.5);
-  EXPECT_EQ(scores.a_score.overall->num_questions, 8);
-  EXPECT_EQ(scores.a_score.by_type.count(QuestionType::open), 0u) << "open questions have no A-score";
-  EXPECT_EQ(scores.v_score.overall->num_questions, 8);
-  EXPECT_EQ(scores.v_score.by_type.at(QuestionType::closed).num_questions, 2);
-  EXPECT_EQ(scores.parse_rate.overall->mean, 0.5);
+  EXPECT_EQ(scores.metric("a_score").overall->mean, 0.5);
+  EXPECT_EQ(scores.metric("a_score").overall->num_questions, 8);
+  EXPECT_EQ(scores.metric("a_score").by_type.count(QuestionType::open), 0u) << "open questions have no A-score";
+  EXPECT_EQ(scores.metric("v_score").overall->num_questions, 8);
+  EXPECT_EQ(scores.metric("v_score").by_type.at(QuestionType::closed).num_questions, 2);
+  EXPECT_EQ(scores.metric("parse_rate").overall->mean, 0.5);
   EXPECT_EQ(scores.mean_of_a_and_v->mean, 0.5);
   // Two pictures, one all right and one all wrong: a resample is 0, 1/2 or 1.
-  EXPECT_EQ(scores.a_score.overall->low, 0);
-  EXPECT_EQ(scores.a_score.overall->high, 1);
+  EXPECT_EQ(scores.metric("a_score").overall->low, 0);
+  EXPECT_EQ(scores.metric("a_score").overall->high, 1);
 }
 
 TEST(Summarize, NothingToScoreIsAbsentNotZero) {
   const Scores scores = summarize({}, {});
-  EXPECT_FALSE(scores.a_score.overall);
+  EXPECT_FALSE(scores.metric("a_score").overall);
   EXPECT_FALSE(scores.mean_of_a_and_v);
   EXPECT_TRUE(scores_to_json(scores)["a_score"]["overall"].is_null());
   EXPECT_FALSE(scores_to_table(scores).empty());
   const Scores open_only = summarize({score(mixed_samples(1)[0], "x")}, {});
-  EXPECT_FALSE(open_only.a_score.overall);
-  EXPECT_EQ(open_only.v_score.overall->mean, 0);
+  EXPECT_FALSE(open_only.metric("a_score").overall);
+  EXPECT_EQ(open_only.metric("v_score").overall->mean, 0);
 }
 
 QuestionScore plain(const std::string& id, const std::string& image, double a, double v) {
@@ -204,8 +204,8 @@ TEST(Summarize, IntervalIsByImage) {
     }
   }
   const Scores clustered = summarize(together, {}), independent = summarize(apart, {});
-  const double wide = clustered.a_score.overall->high - clustered.a_score.overall->low;
-  const double narrow = independent.a_score.overall->high - independent.a_score.overall->low;
+  const double wide = clustered.metric("a_score").overall->high - clustered.metric("a_score").overall->low;
+  const double narrow = independent.metric("a_score").overall->high - independent.metric("a_score").overall->low;
   EXPECT_NEAR(wide, 2 * 1.96 * 0.5 / std::sqrt(60.0), 0.03);
   EXPECT_NEAR(narrow, 2 * 1.96 * 0.5 / std::sqrt(600.0), 0.01);
 }
@@ -225,7 +225,7 @@ TEST(Summarize, CoversTheTruthNinetyFivePercentOfTheTime) {
         questions.push_back(plain(std::to_string(i * 4 + q), std::to_string(i), random.chance(share) ? 1 : 0, 0));
       }
     }
-    const Estimate estimate = *summarize(questions, options).a_score.overall;
+    const Estimate estimate = *summarize(questions, options).metric("a_score").overall;
     covered += estimate.low <= 0.5 && 0.5 <= estimate.high ? 1 : 0;
   }
   EXPECT_GT(covered, kRounds * 0.90);
@@ -270,13 +270,15 @@ TEST(Compare, PairedIntervalIsNarrowerThanTwoSeparateOnes) {
   }
   const ScoreDifference difference = compare(baseline, candidate, {});
   const Scores before = summarize(baseline, {}), after = summarize(candidate, {});
-  EXPECT_NEAR(difference.a_score.overall->mean, after.a_score.overall->mean - before.a_score.overall->mean, 1e-12);
-  EXPECT_NEAR(difference.v_score.overall->mean, after.v_score.overall->mean - before.v_score.overall->mean, 1e-12);
+  EXPECT_NEAR(difference.metric("a_score").overall->mean,
+              after.metric("a_score").overall->mean - before.metric("a_score").overall->mean, 1e-12);
+  EXPECT_NEAR(difference.metric("v_score").overall->mean,
+              after.metric("v_score").overall->mean - before.metric("v_score").overall->mean, 1e-12);
   EXPECT_NEAR(difference.mean_of_a_and_v->mean, after.mean_of_a_and_v->mean - before.mean_of_a_and_v->mean, 1e-12);
-  EXPECT_GT(difference.v_score.overall->low, 0);
+  EXPECT_GT(difference.metric("v_score").overall->low, 0);
   EXPECT_GT(difference.mean_of_a_and_v->low, 0);
-  EXPECT_LT(difference.v_score.overall->high - difference.v_score.overall->low,
-            0.5 * (after.v_score.overall->high - after.v_score.overall->low));
+  EXPECT_LT(difference.metric("v_score").overall->high - difference.metric("v_score").overall->low,
+            0.5 * (after.metric("v_score").overall->high - after.metric("v_score").overall->low));
   // The order of the lists does not matter.
   std::vector<QuestionScore> shuffled = candidate;
   random.shuffle(shuffled);
@@ -287,8 +289,8 @@ TEST(Compare, SameListsDifferByNothing) {
   std::vector<QuestionScore> questions;
   for (int i = 0; i < 50; ++i) questions.push_back(plain(std::to_string(i), std::to_string(i / 5), i % 3 == 0, 0.4));
   const ScoreDifference difference = compare(questions, questions, {});
-  EXPECT_EQ(difference.a_score.overall->mean, 0);
-  EXPECT_EQ(difference.a_score.overall->low, 0);
+  EXPECT_EQ(difference.metric("a_score").overall->mean, 0);
+  EXPECT_EQ(difference.metric("a_score").overall->low, 0);
   EXPECT_EQ(difference.mean_of_a_and_v->high, 0);
 }
 
@@ -302,6 +304,140 @@ TEST(Compare, OtherQuestionsAreErrors) {
   changed[0].v_score.reset();
   EXPECT_THAT([&] { compare(one, changed, {}); },
               ThrowsMessage<std::invalid_argument>(HasSubstr("not the same question")));
+}
+
+TEST(ScoreQuestion, BothReadingsAndAllRulesAreTold) {
+  const Sample sample =
+      make_sample("1", "a.jpg", QuestionType::closed, "yes", {box(0, 0, 100, 100), box(200, 200, 300, 300)});
+  const std::string boxes =
+      "<location><ref>a</ref><box>[200, 200, 300, 300]</box><ref>b</ref><box>[0, 0, 100, 50]</box></location>";
+  const auto whole = score(sample, "<response><answer>yes</answer>" + boxes + "</response>");
+  EXPECT_DOUBLE_EQ(whole.overlap->hungarian, 0.75);
+  EXPECT_DOUBLE_EQ(whole.overlap->paired, 0);
+  EXPECT_DOUBLE_EQ(whole.overlap->best, 0.75);
+  EXPECT_DOUBLE_EQ(whole.overlap->union_area, 15000.0 / 20000);
+  EXPECT_EQ(whole.strict.a_score, 1);
+  EXPECT_EQ(whole.lenient.v_score, 0.75);
+
+  const auto cut = score(sample, "<response><answer>Yes, it is</answer>" + boxes);
+  EXPECT_FALSE(cut.strict.parsed);
+  EXPECT_TRUE(cut.lenient.parsed);
+  EXPECT_EQ(cut.strict.v_score, 0);
+  EXPECT_EQ(cut.lenient.v_score, 0.75);
+  EXPECT_EQ(cut.lenient.a_score, 1);
+  EXPECT_EQ(cut.a_score, 0) << "the strict reading leads";
+  EXPECT_EQ(cut.num_boxes, 0) << "of an unparsed response nothing counts";
+}
+
+TEST(ScoreQuestion, HallucinatedBoxesOverlapNothing) {
+  const Sample sample = make_sample("1", "a.jpg", QuestionType::closed, "yes", {box(0, 0, 100, 100)});
+  const auto got = score(sample,
+                         "<response><answer>yes</answer><location><box>[0, 0, 100, 90]</box><box>[200, 200, 300, 300]"
+                         "</box><box>[95, 95, 200, 200]</box><box>[9, 9, 1, 1]</box></location></response>");
+  EXPECT_EQ(got.num_boxes, 4);
+  EXPECT_EQ(got.num_hallucinated, 3) << "one far away, one that touches, one that is no box";
+}
+
+TEST(ScoreQuestion, ReasoningAndAnswerAreCompared) {
+  const auto consistent = [](QuestionType type, const std::string& think, const std::string& answer) {
+    Sample sample = make_sample("1", "a.jpg", type, type == QuestionType::closed ? "yes" : "A", {});
+    if (type != QuestionType::closed) sample.choices = {"A: left", "B: right"};
+    return score(sample, "<think>" + think + "</think><response><answer>" + answer + "</answer></response>").consistent;
+  };
+  EXPECT_EQ(consistent(QuestionType::closed, "It is clear. So the answer is no.", "no"), true);
+  EXPECT_EQ(consistent(QuestionType::closed, "The answer is yes. No, the answer is no.", "yes"), false);
+  EXPECT_EQ(consistent(QuestionType::closed, "It is not normal.", "no"), std::nullopt) << "nothing is concluded";
+  EXPECT_EQ(consistent(QuestionType::single_choice, "So the answer is B. A is wrong.", "B"), true);
+  EXPECT_EQ(consistent(QuestionType::single_choice, "Answer: A", "B"), false);
+  EXPECT_EQ(consistent(QuestionType::multi_choice, "The answer is A and B.", "A, B"), true);
+  EXPECT_EQ(consistent(QuestionType::open, "The answer is yes.", "yes"), std::nullopt);
+
+  const Sample sample = make_sample("1", "a.jpg", QuestionType::closed, "yes", {box(0, 0, 100, 100)});
+  const auto grounded = score(sample,
+                              "<think>The left lung (region [0, 0, 100, 90]) is dense.</think><response><answer>yes"
+                              "</answer><location><box>[0, 0, 100, 100]</box><box>[200, 0, 300, 90]</box></location>"
+                              "</response>");
+  EXPECT_EQ(grounded.num_grounded_boxes, 2);
+  EXPECT_EQ(grounded.num_boxes_in_think, 1);
+  EXPECT_EQ(grounded.think_words, 10);
+}
+
+TEST(ScoreQuestion, PhrasesToBeFoundHaveBoxesOnly) {
+  const Sample sample = make_sample("1", "a.jpg", QuestionType::open, "", {box(0, 0, 100, 100)});
+  const auto got =
+      score(sample, "<response><answer>nodule</answer><location><box>[0, 0, 100, 100]</box></location></response>");
+  EXPECT_FALSE(got.token_f1);
+  EXPECT_FALSE(got.bleu);
+  EXPECT_EQ(got.v_score, 1);
+}
+
+TEST(Summarize, TextMetricsAreThoseOfTheWholeSet) {
+  std::vector<QuestionScore> questions;
+  BleuStats stats;
+  double rouge = 0;
+  const std::vector<std::pair<std::string, std::string>> pairs = {{"the heart is large", "the heart is very large"},
+                                                                  {"a small effusion is seen", "no effusion is seen"},
+                                                                  {"", "clear lungs"}};
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const Sample sample = make_sample(std::to_string(i), std::to_string(i), QuestionType::open, pairs[i].second, {});
+    questions.push_back(
+        score(sample, i == 2 ? "garbage <answer>" : "<response><answer>" + pairs[i].first + "</answer></response>"));
+    stats += bleu_stats(pairs[i].first, pairs[i].second, {});
+    rouge += rouge_l(pairs[i].first, pairs[i].second) / 3;
+  }
+  const Scores scores = summarize(questions, {});
+  EXPECT_NEAR(scores.metric("bleu_2").overall->mean, bleu(stats, 2, {}), 1e-12);
+  EXPECT_NEAR(scores.metric("bleu_1").by_type.at(QuestionType::open).mean, bleu(stats, 1, {}), 1e-12);
+  EXPECT_NEAR(scores.metric("rouge_l").overall->mean, rouge, 1e-12);
+  EXPECT_EQ(scores.metric("bleu_1").overall->num_questions, 3);
+  EXPECT_FALSE(scores.metric("consistency").overall);
+  EXPECT_FALSE(scores.metric("ar_score").overall);
+}
+
+TEST(Summarize, GroupsByContentAndRegion) {
+  std::vector<QuestionScore> questions;
+  for (int i = 0; i < 8; ++i) {
+    QuestionScore question = plain(std::to_string(i), std::to_string(i / 2), i % 2, 0.1 * i);
+    question.content_type = i < 6 ? "location" : "";
+    question.reference_regions =
+        i < 4 ? std::vector<std::string>{"left lung"} : std::vector<std::string>{"left lung", "right lung"};
+    questions.push_back(question);
+  }
+  const Scores scores = summarize(questions, {});
+  const Metric& v = scores.metric("v_score");
+  EXPECT_EQ(v.by_content.size(), 1u);
+  EXPECT_EQ(v.by_content.at("location").num_questions, 6);
+  EXPECT_NEAR(v.by_content.at("location").mean, 0.25, 1e-12);
+  EXPECT_EQ(v.by_region.at("left lung").num_questions, 8);
+  EXPECT_NEAR(v.by_region.at("right lung").mean, 0.55, 1e-12);
+  const Json json = scores_to_json(scores);
+  EXPECT_EQ(json["v_score"]["n"]["by_region"]["right lung"], 4);
+  EXPECT_GT(json["v_score"]["detectable"].get<double>(), 0);
+  EXPECT_FALSE(json.contains("rouge_l"));
+}
+
+TEST(Compare, TestsTellChanceFromChange) {
+  RandomStream random({54});
+  int found_nothing = 0, found_change = 0;
+  constexpr int kRounds = 60;
+  MetricOptions options;
+  options.resamples = 300;
+  for (int round = 0; round < kRounds; ++round) {
+    std::vector<QuestionScore> before, same, better;
+    for (int i = 0; i < 300; ++i) {
+      const std::string id = std::to_string(i), image = std::to_string(i / 3);
+      before.push_back(plain(id, image, random.chance(0.5) ? 1 : 0, 0));
+      same.push_back(plain(id, image, random.chance(0.5) ? 1 : 0, 0));
+      better.push_back(plain(id, image, random.chance(0.7) ? 1 : 0, 0));
+    }
+    const ScoreDifference none = compare(before, same, options), some = compare(before, better, options);
+    found_nothing += *none.metric("a_score").overall->p_value > 0.05 ? 1 : 0;
+    found_change += *some.metric("a_score").overall->p_value <= 0.05 ? 1 : 0;
+    EXPECT_EQ(some.only_candidate_right - some.only_baseline_right,
+              std::lround(some.metric("a_score").overall->mean * 300));
+  }
+  EXPECT_GE(found_nothing, kRounds * 0.85);
+  EXPECT_GE(found_change, kRounds * 0.95);
 }
 
 TEST(ScoresJson, StableNames) {

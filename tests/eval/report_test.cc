@@ -320,10 +320,10 @@ TEST_F(ReportTest, ReadsWhatTheMetricsWrite) {
   EXPECT_EQ(stage.num_images, 8);
   EXPECT_EQ(stage.num_questions_by_type.size(), 2u);
   ASSERT_TRUE(stage.a_score.overall && stage.v_score.overall && stage.mean_score.overall && stage.parse_rate.overall);
-  EXPECT_DOUBLE_EQ(stage.a_score.overall->mean, scores.a_score.overall->mean);
+  EXPECT_DOUBLE_EQ(stage.a_score.overall->mean, scores.metric("a_score").overall->mean);
   EXPECT_EQ(stage.a_score.overall->n, 20);
   EXPECT_EQ(stage.a_score.find("open"), nullptr);
-  EXPECT_DOUBLE_EQ(*stage.v_score.find("open")->low, scores.v_score.by_type.at(data::QuestionType::open).low);
+  EXPECT_DOUBLE_EQ(*stage.v_score.find("open")->low, scores.metric("v_score").by_type.at(data::QuestionType::open).low);
   EXPECT_DOUBLE_EQ(*stage.mean_score.overall->high, scores.mean_of_a_and_v->high);
   EXPECT_DOUBLE_EQ(stage.parse_rate.overall->mean, 0.75);
   EXPECT_FALSE(stage.rules.empty());
@@ -346,6 +346,79 @@ TEST_F(ReportTest, ComparesTheLastStageWithThoseOfTheSameQuestions) {
   }
   EXPECT_NEAR(data.comparisons[0].a_score->mean, static_cast<double>(gained) / graded, 1e-12);
   EXPECT_NEAR(data.comparisons[0].v_score->mean, 0.7 * 10 / 40, 1e-12);
+}
+
+TEST_F(ReportTest, ShowsTestsBaselinesHistogramsAndConfusions) {
+  write_stage("a", 0.4, first(20));
+  write_stage("b", 0.5, first(10));
+  const ReportData data = read_report(options({"a", "b"}));
+  ASSERT_EQ(data.comparisons.size(), 1u);
+  const ReportComparison& comparison = data.comparisons[0];
+  // Questions 10..19 became right, of which every fourth is open; none became wrong.
+  EXPECT_NEAR(*comparison.mcnemar_p, 2 * std::pow(0.5, 8), 1e-12);
+  ASSERT_TRUE(comparison.a_score->p_value && comparison.a_score->p_holm && comparison.v_score->detectable);
+  EXPECT_GE(*comparison.a_score->p_holm, *comparison.a_score->p_value);
+  // Runs without baselines get them from their references.
+  ASSERT_EQ(data.stages[1].baselines.size(), 2u);
+  EXPECT_DOUBLE_EQ(data.stages[1].baselines[0].a_score.overall->mean, 1.0) << "every reference is the same";
+  const std::string page = render_report(data);
+  EXPECT_THAT(page, AllOf(HasSubstr("Most frequent answer"), HasSubstr("Random boxes"), HasSubstr("McNemar"),
+                          HasSubstr("0\u00a0% at 0"), HasSubstr("named as right lung")));
+  EXPECT_THAT(page, Not(HasSubstr("Reliability of the answers"))) << "no answer has a confidence";
+  EXPECT_THAT(page, Not(HasSubstr("Published GEMeX")));
+}
+
+TEST_F(ReportTest, ReliabilityAndPublishedFiguresWhereThereAreAny) {
+  write_stage("a", 0.4, first(20));
+  std::string lines;
+  for (int i = 0; i < 40; ++i) {
+    Json line = prediction(i, i >= 20);
+    line["confidence"] = i >= 20 ? 0.95 : 0.35;
+    lines += line.dump() + "\n";
+  }
+  write_file_atomically(root_ / "a" / "predictions.jsonl", lines);
+  ReportOptions chosen = options({"a"});
+  chosen.published = "always";
+  const std::string page = render_report(read_report(chosen));
+  // 15 of 30 graded answers at 0.95 are all right, 15 at 0.35 all wrong: (0.05 + 0.35) / 2.
+  EXPECT_THAT(page, AllOf(HasSubstr("Reliability of the answers"), HasSubstr("calibration error 0.200"),
+                          HasSubstr("Published GEMeX figures"), HasSubstr("86.04")));
+}
+
+TEST_F(ReportTest, RunsWithoutPicturesAreDrawnOnAnEmptyCanvas) {
+  write_stage("a", 0.4, first(20));
+  std::string lines;
+  for (int i = 0; i < 40; ++i) {
+    Json line = prediction(i, true);
+    for (const char* key : {"width", "height", "image_file"}) line.erase(key);
+    lines += line.dump() + "\n";
+  }
+  write_file_atomically(root_ / "a" / "predictions.jsonl", lines);
+  ReportOptions chosen = options({"a"});
+  chosen.num_cases = 2;
+  const std::string page = render_report(read_report(chosen));
+  EXPECT_THAT(page, AllOf(HasSubstr("<rect class=\"canvas\" width=\"400\" height=\"400\"/>"),
+                          HasSubstr("<rect class=\"ref\" data-r=\"r0\" x=\"120.0\" y=\"40.0\" width=\"80.0\"")));
+  EXPECT_EQ(page.find("base64"), std::string::npos);
+}
+
+TEST_F(ReportTest, TablesForPapers) {
+  write_stage("a_1", 0.4, first(20));
+  write_stage("b", 0.5, first(10));
+  ReportOptions chosen = options({"a_1", "50% & more=b"});
+  chosen.tables = (root_ / "tables").string();
+  write_report(chosen);
+  const std::string csv = read_file(root_ / "tables" / "scores.csv");
+  EXPECT_THAT(csv,
+              AllOf(HasSubstr("run,metric,group,value,low,high,n\n"), HasSubstr("a_1,a_score,all,0.4,0.35,0.45,40\n"),
+                    HasSubstr("50% & more,a_score,type:closed,0.5,0.1,0.9,10\n")));
+  const std::string differences = read_file(root_ / "tables" / "differences.csv");
+  EXPECT_THAT(differences, HasSubstr("50% & more minus a_1,a_score,"));
+  const std::string tex = read_file(root_ / "tables" / "tables.tex");
+  EXPECT_THAT(tex, AllOf(HasSubstr("50\\% \\& more & 50.0 {\\scriptsize [45.0, 55.0]}"), HasSubstr("a\\_1 & 40.0"),
+                         HasSubstr("\\bottomrule")));
+  EXPECT_EQ(count_of(tex, "\\begin{tabular}"), count_of(tex, "\\end{tabular}"));
+  EXPECT_EQ(count_of(tex, "\\begin{tabular}"), 4);
 }
 
 TEST_F(ReportTest, CasesAreBalancedAndFixedByTheSeed) {

@@ -13,7 +13,8 @@ namespace {
 const std::vector<BoxFrame>& all_frames() {
   static const std::vector<BoxFrame> frames = {
       BoxFrame::original(),       BoxFrame::letterbox(224), BoxFrame::letterbox(336), BoxFrame::stretch(448, 448),
-      BoxFrame::stretch(640, 96), BoxFrame::unit(),         BoxFrame::hundred(),      BoxFrame::thousand()};
+      BoxFrame::stretch(640, 96), BoxFrame::unit(),         BoxFrame::hundred(),      BoxFrame::thousand(),
+      BoxFrame::crop(224),        BoxFrame::crop(336),      BoxFrame::stored(),       BoxFrame::view()};
   return frames;
 }
 
@@ -23,6 +24,29 @@ void expect_near(const Box& a, const Box& b, double tolerance) {
   EXPECT_NEAR(a.y1, b.y1, tolerance);
   EXPECT_NEAR(a.x2, b.x2, tolerance);
   EXPECT_NEAR(a.y2, b.y2, tolerance);
+}
+
+// Any orientation, and a few random crops, pads and resizes.
+ImageGeometry random_chain(RandomStream& random, ImageSize size) {
+  ImageGeometry geometry(size, static_cast<int>(random.between(1, 8)));
+  for (std::int64_t steps = random.between(0, 4); steps > 0; --steps) {
+    const ImageSize now = geometry.view();
+    const auto some = [&](std::int64_t extent) {
+      return std::floor(random.uniform(0, 0.2) * static_cast<double>(extent));
+    };
+    const ImageGeometry::Sides sides{some(now.width), some(now.height), some(now.width), some(now.height)};
+    switch (random.between(0, 2)) {
+      case 0:
+        geometry = geometry.cropped(sides);
+        break;
+      case 1:
+        geometry = geometry.padded(sides);
+        break;
+      default:
+        geometry = geometry.resized({random.between(16, 2000), random.between(16, 2000)});
+    }
+  }
+  return geometry;
 }
 
 TEST(ImageGeometry, NeedsAPicture) {
@@ -64,7 +88,7 @@ TEST(ImageGeometry, RoundTripsBetweenAllFrames) {
   RandomStream random({22});
   for (int i = 0; i < 200; ++i) {
     const ImageSize size{random.between(1, 5000), random.between(1, 5000)};
-    const ImageGeometry geometry(size);
+    const ImageGeometry geometry = random_chain(random, size);
     const double x1 = random.uniform(), y1 = random.uniform();
     const Box unit{x1, y1, x1 + random.uniform(0.01, 1), y1 + random.uniform(0.01, 1), BoxFrame::unit()};
     for (const BoxFrame& from : all_frames()) {
@@ -97,11 +121,102 @@ TEST(ImageGeometry, FramesOfOneFamilyDifferByAScaleForAnyPicture) {
   // What is said not to need the picture does not depend on it.
   for (const BoxFrame& from : all_frames()) {
     for (const BoxFrame& to : all_frames()) {
+      // Without orientation and chain `stored` and `view` are the original, whatever the picture.
+      const auto alike = [](const BoxFrame& f) {
+        return f.kind() == BoxFrame::Kind::original || f.kind() == BoxFrame::Kind::stored ||
+               f.kind() == BoxFrame::Kind::view;
+      };
+      if (alike(from) && alike(to)) continue;
       const Box start{1, 2, 30, 40, from};
       const bool same = ImageGeometry({1, 1}).convert(start, to) == ImageGeometry({300, 1200}).convert(start, to);
       EXPECT_EQ(same, !conversion_needs_picture(from, to)) << from.name() << " to " << to.name();
     }
   }
+}
+
+TEST(ImageGeometry, ChainOfALetterboxIsTheLetterbox) {
+  RandomStream random({41});
+  for (int i = 0; i < 100; ++i) {
+    // Even differences, so that the padding is whole.
+    const std::int64_t height = random.between(1, 2000), width = height + 2 * random.between(0, 1000);
+    const auto pad = static_cast<double>(width - height) / 2;
+    const ImageGeometry geometry =
+        ImageGeometry({width, height}).padded({.top = pad, .bottom = pad}).resized({336, 336});
+    EXPECT_EQ(geometry.view(), (ImageSize{336, 336}));
+    const Box box{random.uniform(0, 300), random.uniform(0, 300), 310, 320, BoxFrame::letterbox(336)};
+    Box view = geometry.convert(box, BoxFrame::view());
+    view.frame = box.frame;
+    expect_near(view, box, 1e-9);
+  }
+}
+
+TEST(ImageGeometry, CropFrameIsResizeThenCentredCut) {
+  // 3056 x 2544 to 224: the shorter side is scaled by 224 / 2544, (3056 * s - 224) / 2 go on the left.
+  const double s = 224.0 / 2544, cut = (3056 * s - 224) / 2;
+  const Box got = ImageGeometry({3056, 2544}).convert({1000, 500, 1500, 800, {}}, BoxFrame::crop(224));
+  expect_near(got, {1000 * s - cut, 500 * s, 1500 * s - cut, 800 * s, BoxFrame::crop(224)}, 1e-9);
+  const Box corner = ImageGeometry({3056, 2544}).convert({0, 0, 10, 10, {}}, BoxFrame::crop(224));
+  EXPECT_LT(corner.x2, 0) << "cut away";
+}
+
+TEST(ImageGeometry, StoredFrameFollowsExif) {
+  // A pixel's place in a file of 4 x 2 pixels, and where each orientation shows it (EXIF 2.32, tag 0x0112).
+  const Box stored{1, 0, 2, 1, BoxFrame::stored()};
+  const std::vector<Box> shown = {{1, 0, 2, 1, {}}, {2, 0, 3, 1, {}}, {2, 1, 3, 2, {}}, {1, 1, 2, 2, {}},
+                                  {0, 1, 1, 2, {}}, {1, 1, 2, 2, {}}, {1, 2, 2, 3, {}}, {0, 2, 1, 3, {}}};
+  for (int orientation = 1; orientation <= 8; ++orientation) {
+    const ImageSize size = orientation >= 5 ? ImageSize{2, 4} : ImageSize{4, 2};
+    const ImageGeometry geometry(size, orientation);
+    EXPECT_EQ(geometry.stored(), (ImageSize{4, 2}));
+    EXPECT_EQ(geometry.convert(stored, BoxFrame::original()), shown[static_cast<std::size_t>(orientation - 1)])
+        << orientation;
+    EXPECT_EQ(geometry.convert(shown[static_cast<std::size_t>(orientation - 1)], BoxFrame::stored()), stored)
+        << orientation;
+  }
+  EXPECT_THROW(ImageGeometry({4, 2}, 9), std::invalid_argument);
+  EXPECT_THROW(ImageGeometry({4, 2}).cropped({.left = 4}), std::invalid_argument);
+  EXPECT_THROW(ImageGeometry({4, 2}).resized({0, 2}), std::invalid_argument);
+}
+
+TEST(ImageGeometry, FitReportsClippingAndWhatIsNoBox) {
+  RandomStream random({42});
+  for (int i = 0; i < 500; ++i) {
+    const ImageSize size{random.between(1, 3000), random.between(1, 3000)};
+    const ImageGeometry geometry = random_chain(random, size);
+    for (const BoxFrame& frame : all_frames()) {
+      const double x = random.uniform(-0.5, 1.2), y = random.uniform(-0.5, 1.2);
+      const Box unit{x, y, x + random.uniform(0.01, 0.6), y + random.uniform(0.01, 0.6), BoxFrame::unit()};
+      const FittedBox fitted = geometry.fit(geometry.convert(unit, frame));
+      const double left = std::max(0.0, unit.x1), top = std::max(0.0, unit.y1);
+      const double right = std::min(1.0, unit.x2), bottom = std::min(1.0, unit.y2);
+      const bool inside = unit.x1 > 1e-6 && unit.y1 > 1e-6 && unit.x2 < 1 - 1e-6 && unit.y2 < 1 - 1e-6;
+      if (right - left < 1e-6 || bottom - top < 1e-6) {
+        if (right < left - 1e-6 || bottom < top - 1e-6) EXPECT_NE(fitted.problem, "") << frame.name();
+        continue;
+      }
+      EXPECT_EQ(fitted.problem, "") << frame.name();
+      EXPECT_NEAR(fitted.kept, (right - left) * (bottom - top) / unit.area(), 1e-6) << frame.name();
+      if (inside) EXPECT_FALSE(fitted.clipped) << frame.name();
+      if (fitted.kept < 1 - 1e-6) EXPECT_TRUE(fitted.clipped) << frame.name();
+      expect_near(geometry.convert(fitted.box, BoxFrame::unit()), {left, top, right, bottom, BoxFrame::unit()}, 1e-9);
+    }
+  }
+  const ImageGeometry geometry({200, 100});
+  EXPECT_EQ(geometry.fit({30, 2, 3, 40, {}}).problem, "x1 = 30 is not below x2 = 3: the corners are reversed");
+  EXPECT_EQ(geometry.fit({3, 40, 30, 40, {}}).problem, "y1 and y2 are both 40: the box is empty");
+  EXPECT_EQ(geometry.fit({3, std::nan(""), 30, 40, {}}).problem, "a coordinate is not a finite number");
+  EXPECT_EQ(geometry.fit({300, 4, 310, 40, {}}).problem, "the box lies outside the picture of 200 x 100 pixels");
+}
+
+TEST(MakeBox, TakesEveryOrder) {
+  const BoxFrame frame = BoxFrame::thousand();
+  const Box box{10, 20, 40, 60, frame};
+  EXPECT_EQ(make_box({10, 20, 40, 60}, BoxOrder::xyxy, frame), box);
+  EXPECT_EQ(make_box({20, 10, 60, 40}, BoxOrder::yxyx, frame), box);
+  EXPECT_EQ(make_box({10, 20, 30, 40}, BoxOrder::xywh, frame), box);
+  EXPECT_EQ(make_box({25, 40, 30, 40}, BoxOrder::cxcywh, frame), box);
+  for (const char* name : {"xyxy", "yxyx", "xywh", "cxcywh"}) EXPECT_EQ(box_order_name(parse_box_order(name)), name);
+  EXPECT_THROW(parse_box_order("xyhw"), std::invalid_argument);
 }
 
 TEST(ImageGeometry, ConversionKeepsIouAmongThePictureFrames) {

@@ -90,11 +90,60 @@ TEST(ParseResponse, BadBoxesAreKeptAsText) {
     EXPECT_TRUE(parsed.complete) << bad << ": " << parsed.problem;
     EXPECT_THAT(parsed.regions, IsEmpty()) << bad;
     EXPECT_THAT(parsed.bad_boxes, ElementsAre(bad));
+    ASSERT_EQ(parsed.bad_box_problems.size(), 1u) << bad;
+    EXPECT_FALSE(parsed.bad_box_problems[0].empty()) << bad;
   }
   const auto mixed =
       parse("<response><answer>A</answer><location><box>[1, 2, 3, 4] or [9, 9, 3, 3]</box></location></response>");
   EXPECT_THAT(mixed.regions, ElementsAre(Region{"", box(1, 2, 3, 4)}));
   EXPECT_THAT(mixed.bad_boxes, ElementsAre("or", "[9, 9, 3, 3]"));
+}
+
+TEST(ParseBoxList, SaysWhyATextIsNoBox) {
+  const std::vector<std::pair<const char*, const char*>> cases = {
+      {"[140, 281, 51, 190]", "x1 = 140 is not below x2 = 51: the corners are reversed"},
+      {"[1, 2, 1, 4]", "x1 and x2 are both 1: the box is empty"},
+      {"[1, 2, 3]", "3 numbers instead of 4"},
+      {"[]", "0 numbers instead of 4"},
+      {"[1, 2, 3, 4, 5]", "5 numbers instead of 4"},
+      {"[nan, 2, 3, 4]", "a coordinate is not a finite number"},
+      {"[1e999, 2, 3, 4]", "a coordinate is not a finite number"},
+      {"[a, b, c, d]", "'a' is not a number"},
+      {"[1px, 2, 3, 4]", "'px' stands behind a number"},
+      {"[1, 2, 3, 4,]", "a number is missing beside a comma"},
+      {"[1,,2,3]", "a number is missing beside a comma"},
+      {"1, 2, 3, 4", "no [x1, y1, x2, y2] with both brackets"},
+      {"", "no box"},
+      {"[1, 2, 3, 4] or", "text between the boxes"}};
+  for (const auto& [text, problem] : cases) {
+    const BoxList list = parse_box_list(text, kFrame);
+    EXPECT_THAT(list.problems, ElementsAre(problem)) << text;
+    EXPECT_EQ(list.bad.size(), 1u) << text;
+  }
+  EXPECT_THAT(parse_box_list("[[1, 2, 3, 4], [5, 6, 7, 8]]", kFrame).boxes,
+              ElementsAre(box(1, 2, 3, 4), box(5, 6, 7, 8)));
+  EXPECT_EQ(read_four_numbers(" [30, 2, 3, 40] "), (std::array<double, 4>{30, 2, 3, 40}));
+  EXPECT_EQ(read_four_numbers("1 2 3"), std::nullopt);
+}
+
+TEST(ParseSectionedReply, ReadsGemexTrainingReplies) {
+  const auto parsed =
+      parse_sectioned_reply("<answer> B <reason>: it is dense <location> [[1, 2, 3, 4], [5, 6, 7, 8]]", kFrame);
+  EXPECT_TRUE(parsed.complete) << parsed.problem;
+  EXPECT_EQ(parsed.answer, "B");
+  EXPECT_EQ(parsed.think, "it is dense");
+  EXPECT_THAT(parsed.regions, ElementsAre(Region{"", box(1, 2, 3, 4)}, Region{"", box(5, 6, 7, 8)}));
+  EXPECT_TRUE(parse_sectioned_reply("<answer>no", kFrame).complete);
+  EXPECT_TRUE(parse_sectioned_reply("<answer>no<location>[]", kFrame).complete);
+  const std::vector<std::pair<const char*, const char*>> cases = {{"no", "no <answer>"},
+                                                                  {"<reason> r", "no <answer>"},
+                                                                  {"<answer><reason> r", "<answer> is empty"},
+                                                                  {"<answer>a<answer>b", "<answer> stands twice"},
+                                                                  {"<reason>r<answer>a", "<reason> comes too early"},
+                                                                  {"so <answer>a", "text before the first tag"}};
+  for (const auto& [text, problem] : cases) EXPECT_EQ(parse_sectioned_reply(text, kFrame).problem, problem) << text;
+  const auto bad = parse_sectioned_reply("<answer>a<location>nowhere", kFrame);
+  EXPECT_THAT(bad.bad_boxes, ElementsAre("nowhere"));
 }
 
 TEST(ParseResponse, IncompleteTextsSayWhy) {

@@ -155,6 +155,67 @@ TEST_F(PipelineEndToEnd, ReinforcesEvaluatesAndReports) {
   EXPECT_THAT(html, testing::Not(HasSubstr("http://")));
 }
 
+TEST_F(PipelineEndToEnd, AKilledEvaluationGoesOnWhereItStopped) {
+  const auto eval = [](const std::string& out) {
+    return std::vector<std::string>{"eval",
+                                    "--model",
+                                    path("sft"),
+                                    "--data",
+                                    path("phantom/data/test.parquet"),
+                                    "--images",
+                                    path("phantom/files"),
+                                    "--out",
+                                    path(out),
+                                    "--sampling.max_new_tokens",
+                                    "24",
+                                    "--sampling.temperature",
+                                    "1",
+                                    "--batch_questions",
+                                    "1"};
+  };
+  expect_done(run(eval("eval-whole")));
+  std::string command = test::shell_quoted(THINKVG_PROGRAM);
+  for (const std::string& argument : eval("eval-killed")) command += " " + test::shell_quoted(argument);
+  const std::string partial = path("eval-killed/answers.partial.jsonl");
+  const ProcessResult killed = test::run_shell(
+      command + " & pid=$!\nfor i in $(seq 3000); do\n  lines=$(wc -l <" + test::shell_quoted(partial) +
+      " 2>/dev/null || echo 0)\n  [ \"$lines\" -gt 4 ] && break\n  sleep 0.01\ndone\nkill -KILL $pid\nwait $pid");
+  EXPECT_EQ(killed.exit_code, 137) << killed.err;
+  ASSERT_TRUE(std::filesystem::exists(partial));
+  EXPECT_FALSE(std::filesystem::exists(path("eval-killed/metrics.json")));
+  std::ofstream(partial, std::ios::app) << R"({"id": "cut off", "respo)";
+
+  const ProcessResult resumed = run(eval("eval-killed"));
+  expect_done(resumed);
+  EXPECT_THAT(resumed.err, HasSubstr("answers are there already"));
+  EXPECT_FALSE(std::filesystem::exists(partial));
+  EXPECT_EQ(read_file(path("eval-killed/predictions.jsonl")), read_file(path("eval-whole/predictions.jsonl")));
+  Json whole = read_json_file(path("eval-whole/metrics.json")),
+       after = read_json_file(path("eval-killed/metrics.json"));
+  for (Json* document : {&whole, &after}) document->erase("generation_seconds");
+  EXPECT_EQ(after, whole);
+  EXPECT_TRUE(whole["baselines"].contains("random_boxes"));
+  EXPECT_EQ(whole["provenance"]["subset"], "all 32 questions");
+  EXPECT_EQ(whole["provenance"]["model_sha256"].get<std::string>().size(), 64u);
+
+  // Answers of other settings are not taken.
+  std::vector<std::string> other = eval("eval-other");
+  other.insert(other.end(), {"--shuffle_pictures", "true"});
+  std::filesystem::create_directories(path("eval-other"));
+  write_file_atomically(path("eval-other/answers.partial.jsonl"), "{\"key\":\"of another\"}\n");
+  expect_done(run(other));
+  EXPECT_NE(read_file(path("eval-other/predictions.jsonl")), read_file(path("eval-whole/predictions.jsonl")));
+  EXPECT_EQ(read_json_file(path("eval-other/metrics.json"))["shuffled_pictures"], true);
+  const auto first_line = [](const std::string& file) {
+    const std::string text = read_file(path(file));
+    return Json::parse(text.substr(0, text.find('\n')));
+  };
+  const Json shuffled = first_line("eval-other/predictions.jsonl"), own = first_line("eval-whole/predictions.jsonl");
+  EXPECT_EQ(shuffled["reference"], own["reference"]) << "only the picture that is shown is another one";
+  EXPECT_EQ(shuffled["image"], own["image"]);
+  EXPECT_NE(shuffled["image_file"], own["image_file"]);
+}
+
 TEST_F(PipelineEndToEnd, AnswersAQuestionAboutAPicture) {
   std::string picture;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(path("phantom/files")))

@@ -191,9 +191,69 @@ TEST_F(ScoreCommandEndToEnd, TableAndResultFiles) {
   ASSERT_EQ(got.exit_code, 0) << got.err;
   for (const char* text : {"A-score", "V-score", "multi_choice", "1.000 [1.000, 1.000]"})
     EXPECT_THAT(got.out, HasSubstr(text));
-  EXPECT_EQ(read_json_file(out / "scores.json")["a_score"]["overall"], 1.0);
-  const std::string lines = read_file(out / "questions.jsonl");
+  const Json metrics = read_json_file(out / "metrics.json");
+  EXPECT_EQ(metrics["a_score"]["overall"], 1.0);
+  EXPECT_EQ(metrics["rules"]["format"], "tags");
+  EXPECT_EQ(metrics["provenance"]["subset"], "all 8 questions");
+  EXPECT_EQ(metrics["provenance"]["model_sha256"], sha256_file(predictions));
+  EXPECT_EQ(metrics["provenance"]["data_sha256"].get<std::string>().size(), 64u);
+  EXPECT_EQ(metrics["baselines"]["majority_answer"]["a_score"]["overall"], 1.0) << "every type has one answer";
+  const std::string lines = read_file(out / "predictions.jsonl");
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 8);
+  // What it wrote can be scored again, and says its own frame.
+  const ProgramResult again = run("--json --predictions " + (out / "predictions.jsonl").string() + data());
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(Json::parse(again.out)["v_score"], metrics["v_score"]);
+}
+
+TEST_F(ScoreCommandEndToEnd, FilesOfOtherSystems) {
+  const std::vector<std::pair<std::string, std::string>> answers = {
+      {"open", "The heart is large"}, {"closed", "yes"}, {"single_choice", "B"}, {"multi_choice", "A, C"}};
+  std::vector<Json> llava, gemex, boxes;
+  for (const auto& [type, answer] : answers) {
+    for (int i = 0; i < 2; ++i) {
+      const std::string id = type + "/" + std::to_string(i);
+      llava.push_back(
+          {{"question_id", id}, {"prompt", "?"}, {"text", answer + " [20, 40, 100, 200]"}, {"model_id", "m"}});
+      gemex.push_back({{"q_id", i},
+                       {"question_type", type},
+                       {"output", "<answer> " + answer + " <reason> it is seen <location> [[20, 40, 100, 200]]"}});
+      boxes.push_back({{"id", id},
+                       {"model_output",
+                        "<think>so</think><answer>```json\n[{\"bbox_2d\": [20, 40, 100, 200], \"label\": "
+                        "\"left lung\", \"answer\": \"" +
+                            answer + "\"}]\n```</answer>"}});
+    }
+  }
+  for (const auto& [rows, format] : std::vector<std::pair<std::vector<Json>, std::string>>{
+           {llava, "plain"}, {gemex, "gemex"}, {boxes, "box_json"}}) {
+    const ProgramResult got = run("--json --predictions " + write_predictions(rows) + data());
+    ASSERT_EQ(got.exit_code, 0) << got.err;
+    const Json json = Json::parse(got.out);
+    EXPECT_EQ(json["rules"]["format"], format);
+    EXPECT_EQ(json["a_score"]["overall"], 1.0) << format;
+    EXPECT_EQ(json["v_score"]["overall"], 1.0) << format;
+    EXPECT_EQ(json["token_f1"]["overall"], 1.0) << format;
+    EXPECT_EQ(json["parse_rate"]["overall"], 1.0) << format;
+  }
+  // Read as another format, nothing parses.
+  const ProgramResult wrong = run("--json --format tags --predictions " + write_predictions(llava) + data());
+  EXPECT_EQ(Json::parse(wrong.out)["parse_rate_strict"]["overall"], 0.0);
+}
+
+TEST_F(ScoreCommandEndToEnd, AJudgesGradesGiveTheArScore) {
+  const auto predictions = write_predictions(right_answers("[20, 40, 100, 200]"));
+  std::ofstream(folder_ / "judge.jsonl") << R"({"id": "open/0", "model": 8, "reference": 10, "judge": "j-70b"})"
+                                         << "\n"
+                                         << R"({"id": "open/1", "model": 2, "reference": 4, "judge": "j-70b"})";
+  const ProgramResult got =
+      run("--json --predictions " + predictions + data() + "--judge_scores " + (folder_ / "judge.jsonl").string());
+  ASSERT_EQ(got.exit_code, 0) << got.err;
+  const Json json = Json::parse(got.out);
+  EXPECT_NEAR(json["ar_score"]["overall"].get<double>(), (0.8 + 0.5) / 2, 1e-12);
+  EXPECT_NEAR(json["ar_score_ratio_of_means"]["overall"].get<double>(), 10.0 / 14, 1e-12);
+  EXPECT_EQ(json["provenance"]["judge"], "j-70b");
+  EXPECT_EQ(json["num_judged"], 2);
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "thinkvg/data/options.h"
+#include "thinkvg/eval/judge.h"
 #include "thinkvg/eval/metrics.h"
 #include "thinkvg/generation/question.h"
 #include "thinkvg/generation/rollout_engine.h"
@@ -12,12 +14,18 @@ namespace thinkvg::eval {
 
 struct EvalOptions {
   std::string model;
-  std::string data;
+  data::DataOptions data{.skip_bad_rows = true};
   std::string images;
   std::string out;
   std::string name;
   bool json = false;
   bool blind = false;
+  bool shuffle_pictures = false;
+  bool resume = true;
+  bool baselines = true;
+  bool fuse_readers = false;
+  bool detection = false;
+  std::string judge_scores;
   std::int64_t limit = 0;
   std::int64_t seed = 0;
   std::int64_t batch_questions = 256;
@@ -29,12 +37,19 @@ struct EvalOptions {
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
-    v.setting("data", data, "Questions with their references.");
+    v.section("data", data, "Questions with their references.");
     v.setting("images", images, "Folder that the picture paths are relative to.");
     v.setting("out", out, "Folder to write metrics.json and predictions.jsonl to.");
     v.setting("name", name, "Name of this evaluation in reports.");
     v.setting("json", json, "Print the scores as one JSON document instead of a table.");
     v.setting("blind", blind, "Show the model a grey picture in place of each picture: what it scores without seeing.");
+    v.setting("shuffle_pictures", shuffle_pictures,
+              "Show the model another question's picture in place of each picture.");
+    v.setting("resume", resume, "Go on where a killed evaluation of the same model and data stopped in `out`.");
+    v.setting("baselines", baselines, "Score the most frequent answer and random boxes, too.");
+    v.setting("fuse_readers", fuse_readers, "Fuse the boxes of several readers of a picture (VinDr-CXR) first.");
+    v.setting("detection", detection, "Average precision of the boxes by the names of their regions, too.");
+    v.setting("judge_scores", judge_scores, "JSON lines of a judge's grades, for the AR-score.");
     v.setting("limit", limit, "Ask only the first questions; 0: all.");
     v.setting("seed", seed, "Seed of sampling, where sampling.temperature is above 0.");
     v.setting("batch_questions", batch_questions, "Questions that are prepared together.");
@@ -52,8 +67,17 @@ struct Evaluation {
 };
 
 // Asks the model every question of the set and writes, where `out` is given, config.yaml, manifest.json, metrics.json
-// (scores_to_json with name, model and data hashes) and predictions.jsonl (one line a question: picture, question,
-// reference, response with its boxes converted to the reference's frame, what was parsed, scores).
-Evaluation evaluate(const EvalOptions& options);
+// (scores_to_json with name, provenance and baselines) and predictions.jsonl (prediction_line of each question, with
+// the probability that the model gave its answer as its confidence).
+//
+// Answers are kept in `out`/answers.partial.jsonl as batches end, so that a killed evaluation goes on with the first
+// batch that it has not finished; with the same settings, model and data the result is the same as without the kill.
+// `judge`: grades answers where it is given, under the name `judge_name`; its grades are kept in `out`/judge.jsonl.
+Evaluation evaluate(const EvalOptions& options, const Judge& judge = {}, const std::string& judge_name = "");
+
+// The same with a model at hand, whose present weights are used and not changed: for scoring while training. The
+// answers of a batch are computed without gradient. `options.model` is only a name here, and nothing is resumed.
+Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge = {},
+                    const std::string& judge_name = "");
 
 }  // namespace thinkvg::eval

@@ -27,7 +27,9 @@ struct ReportOptions {
   std::string out;
   std::string title;
   std::string images;
-  std::int64_t num_cases = 24;
+  std::string tables;
+  std::string published = "auto";
+  std::int64_t num_cases = 36;
   std::int64_t picture_side = 420;
   std::int64_t jpeg_quality = 82;
   std::int64_t seed = 0;
@@ -37,6 +39,9 @@ struct ReportOptions {
     v.setting("out", out, "The HTML file to write.");
     v.setting("title", title, "Heading; by default the title of stages.json.");
     v.setting("images", images, "Root of the pictures, where they are no longer at the places that the runs name.");
+    v.setting("tables", tables, "Folder for the tables as CSV and LaTeX; empty: only in the page.");
+    v.setting("published", published,
+              "Show published GEMeX figures beside these runs: always, never, or auto (where the data are GEMeX's).");
     v.setting("num_cases", num_cases, "Number of cases to show, balanced by question type and right or wrong.");
     v.setting("picture_side", picture_side, "Longest side of the embedded pictures in pixels.");
     v.setting("jpeg_quality", jpeg_quality, "JPEG quality of the embedded pictures, 1 to 100.");
@@ -49,11 +54,15 @@ struct ReportValue {
   double mean = 0;
   std::optional<double> low, high;
   std::int64_t n = 0;  // questions that it is a mean over; 0: not said
+  // Of differences: the test against 0, alone and adjusted by Holm's method for all tests of the table; and the
+  // smallest difference that would be found 4 times out of 5.
+  std::optional<double> p_value, p_holm, detectable;
 };
 
 struct ReportScore {
   std::optional<ReportValue> overall;
   std::vector<std::pair<std::string, ReportValue>> by_type;  // question type name, in the file's order
+  std::vector<std::pair<std::string, ReportValue>> by_content, by_region;
 
   // Null when the type has no such score (open questions have no A-score).
   const ReportValue* find(const std::string& type) const;
@@ -65,8 +74,10 @@ struct ReportPrediction {
   std::string id;
   std::string image;                 // relative to the image root
   std::filesystem::path image_file;  // where the evaluation read it
-  grounding::ImageSize size;         // original pixels
+  grounding::ImageSize size;         // original pixels; where unknown, an empty canvas that the boxes fit in
+  bool has_picture = true;           // false: boxes are drawn on the empty canvas
   std::string type;
+  std::string content_type;
   std::string question;
   std::vector<std::string> choices;
   std::string reference_answer;
@@ -79,11 +90,18 @@ struct ReportPrediction {
   std::string answer;
   std::string think;
   std::vector<grounding::Region> regions;
-  std::optional<double> a_score;  // none: this type of question is not graded by its answer
-  std::optional<double> v_score;  // none: the reference has no boxes
+  std::optional<double> a_score;     // none: this type of question is not graded by its answer
+  std::optional<double> v_score;     // none: the reference has no boxes
+  std::optional<double> confidence;  // probability that the model gave its answer
 
   // The answer is right; where answers are not graded, the boxes are (V-score of at least 0.5).
   bool is_right() const;
+};
+
+// What a system scores that looks at no picture.
+struct ReportBaseline {
+  std::string title;
+  ReportScore a_score, v_score, token_f1;
 };
 
 // An evaluated stage, such as the untrained model, the blind baseline, SFT, or SFT+GRPO.
@@ -99,6 +117,9 @@ struct ReportStage {
   ReportScore mean_score;  // mean of A and V
   ReportScore token_f1;    // of open answers
   ReportScore parse_rate;
+  std::vector<std::pair<std::string, ReportScore>> metrics;  // all that the file has, in the order of metric_list()
+  std::vector<ReportBaseline> baselines;
+  std::vector<std::pair<std::string, std::string>> provenance;  // subset, prompt, judge, hashes, seed, version
   std::vector<std::pair<std::string, std::string>> rules;  // how the scores were computed, as metrics.json names it
   std::vector<ReportPrediction> predictions;
   bool show_cases = true;
@@ -120,6 +141,7 @@ struct ReportComparison {
   std::string label;
   std::string note;
   std::optional<ReportValue> a_score, v_score, mean;  // `mean` of each holds the difference
+  std::optional<double> mcnemar_p;                    // exact test on the graded questions
 };
 
 // One question with the answers of the shown stages.
@@ -139,6 +161,7 @@ struct ReportData {
   std::vector<std::string> case_labels;
   std::vector<ReportCase> cases;
   std::int64_t num_case_candidates = 0;  // how many questions the cases were drawn from
+  bool show_published = false;           // GEMeX's published figures, marked as such
 };
 
 // Reads the runs and draws the cases. Format of stages.json in a parent folder:
@@ -152,7 +175,14 @@ ReportData read_report(const ReportOptions& options);
 // The page. The same data give the same bytes.
 std::string render_report(const ReportData& data);
 
-// read_report, render_report, and the file written atomically.
+// The scores of all runs, one figure a line: run,metric,group,value,low,high,n; and the same of the paired differences:
+// comparison,metric,difference,low,high,p,p_holm.
+std::string scores_csv(const ReportData& data);
+std::string differences_csv(const ReportData& data);
+// The summary, the scores by question type, and the paired differences as LaTeX tables (package booktabs).
+std::string scores_latex(const ReportData& data);
+
+// read_report, render_report, and the file written atomically; and the tables, where a folder is named for them.
 void write_report(const ReportOptions& options);
 
 }  // namespace thinkvg::eval

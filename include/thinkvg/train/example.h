@@ -12,8 +12,7 @@
 
 namespace thinkvg::train {
 
-// Opens the data set of a run: the share of patients, then the limit. Throws std::runtime_error when nothing is left,
-// or when the set has bad rows: it lists the first of them and says how to see them all.
+// Opens the data set of a run, as data::open_data.
 std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options);
 
 // The text that a model is taught to write: <think>..</think><response>..</response>, boxes in the frame `to`.

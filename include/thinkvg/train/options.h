@@ -4,25 +4,11 @@
 #include <vector>
 
 #include "thinkvg/core/settings.h"
+#include "thinkvg/data/options.h"
 
 namespace thinkvg::train {
 
-// Which questions a run learns from.
-struct DataOptions {
-  std::string path;
-  double fraction = 1.0;
-  bool complement = false;
-  std::int64_t split_seed = 0;
-  std::int64_t limit = 0;
-
-  void visit(SettingsVisitor& v) {
-    v.setting("path", path, "Data set: ThinkVG parquet, GEMeX JSONL. --data FILE is the same.");
-    v.setting("fraction", fraction, "Share of the patients that is used; smaller shares lie inside larger ones.");
-    v.setting("complement", complement, "Use the patients that `fraction` leaves out instead.");
-    v.setting("split_seed", split_seed, "Seed of the choice of patients.");
-    v.setting("limit", limit, "Use only the first questions of those; 0: all.");
-  }
-};
+using data::DataOptions;
 
 struct OptimizerOptions {
   double lr = 1e-5;

@@ -1,0 +1,383 @@
+#include "thinkvg/eval/predictions.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <unordered_set>
+
+#include "eval/inline_boxes.h"
+#include "eval/json_lines.h"
+#include "thinkvg/core/error.h"
+#include "thinkvg/core/files.h"
+#include "thinkvg/data/sample.h"
+
+namespace thinkvg::eval {
+namespace {
+
+constexpr std::array<const char*, 4> kIdKeys = {"id", "question_id", "row_id", "q_id"};
+constexpr std::array<const char*, 7> kTextKeys = {"response",     "text", "output", "prediction",
+                                                  "model_output", "pred", "answer"};
+constexpr std::array<const char*, 4> kListKeys = {"results", "predictions", "answers", "outputs"};
+
+std::string_view trim(std::string_view text) {
+  const std::size_t begin = text.find_first_not_of(" \t\r\n");
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
+}
+
+// Names and answers of other formats must not bring tags of their own.
+std::string without_tags(std::string_view text) {
+  std::string out(trim(text));
+  std::erase_if(out, [](char c) { return c == '<' || c == '>'; });
+  return out;
+}
+
+struct NamedBox {
+  std::string name;
+  std::array<double, 4> numbers;
+};
+
+struct Parts {
+  std::string think;
+  bool has_think = false;
+  std::string answer;
+  std::vector<NamedBox> boxes;
+};
+
+std::string tagged(const Parts& parts) {
+  std::string out;
+  if (parts.has_think) out += "<think>" + parts.think + "</think>";
+  out += "<response><answer>" + parts.answer + "</answer>";
+  if (!parts.boxes.empty()) out += "<location>";
+  for (const NamedBox& box : parts.boxes) {
+    const auto& [x1, y1, x2, y2] = box.numbers;
+    out += fmt::format("<ref>{}</ref><box>[{}, {}, {}, {}]</box>", box.name, x1, y1, x2, y2);
+  }
+  if (!parts.boxes.empty()) out += "</location>";
+  return out + "</response>";
+}
+
+// The text behind a tag, up to the next tag of the format; nothing without the tag.
+std::optional<std::string_view> section(std::string_view text, std::string_view tag) {
+  const std::size_t at = text.find(tag);
+  if (at == std::string_view::npos) return std::nullopt;
+  std::string_view rest = text.substr(at + tag.size());
+  std::size_t end = rest.size();
+  for (const std::string_view next : {"<answer>", "<reason>", "<location>", "</answer>", "</reason>", "</location>"}) {
+    end = std::min(end, rest.find(next));
+  }
+  return trim(rest.substr(0, end));
+}
+
+std::string from_gemex(std::string_view text) {
+  const auto answer = section(text, "<answer>");
+  if (!answer) return std::string(text);
+  Parts parts;
+  parts.answer = without_tags(*answer);
+  if (const auto reason = section(text, "<reason>")) {
+    parts.has_think = true;
+    parts.think = without_tags(*reason);
+  }
+  if (const auto location = section(text, "<location>")) {
+    for (const InlineBox& box : find_inline_boxes(*location)) parts.boxes.push_back({"", box.numbers});
+  }
+  return tagged(parts);
+}
+
+// The first balanced JSON object or list of a text; empty where there is none.
+std::string_view json_part(std::string_view text) {
+  const std::size_t begin = text.find_first_of("{[");
+  if (begin == std::string_view::npos) return {};
+  std::int64_t depth = 0;
+  bool quoted = false;
+  for (std::size_t at = begin; at < text.size(); ++at) {
+    const char c = text[at];
+    if (quoted) {
+      if (c == '\\') {
+        ++at;
+      } else if (c == '"') {
+        quoted = false;
+      }
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '{' || c == '[') {
+      ++depth;
+    } else if ((c == '}' || c == ']') && --depth == 0) {
+      return text.substr(begin, at - begin + 1);
+    }
+  }
+  return {};
+}
+
+bool is_quad(const Json& json) {
+  return json.is_array() && json.size() == 4 &&
+         std::all_of(json.begin(), json.end(), [](const Json& number) { return number.is_number(); });
+}
+
+std::string text_of(const Json& json) { return json.is_string() ? json.get<std::string>() : json.dump(); }
+
+constexpr int kMaxJsonDepth = 8;
+
+// Boxes and answer of an object, or of all objects of a list.
+void collect_json(const Json& json, int depth, Parts& parts, std::vector<std::string>& answers) {
+  if (depth > kMaxJsonDepth) return;
+  if (json.is_array()) {
+    if (is_quad(json)) {
+      parts.boxes.push_back({"", json.get<std::array<double, 4>>()});
+      return;
+    }
+    for (const Json& item : json) collect_json(item, depth + 1, parts, answers);
+    return;
+  }
+  if (!json.is_object()) return;
+  std::string name;
+  for (const char* key : {"label", "name", "ref", "region"}) {
+    if (name.empty() && json.contains(key)) name = without_tags(text_of(json[key]));
+  }
+  if (json.contains("answer")) answers.push_back(without_tags(text_of(json["answer"])));
+  for (const char* key : {"bbox_2d", "bbox", "box", "boxes", "box_2d"}) {
+    if (!json.contains(key)) continue;
+    const Json& value = json[key];
+    const Json list = is_quad(value) ? Json::array({value}) : value;
+    if (!list.is_array()) continue;
+    for (const Json& quad : list) {
+      if (!is_quad(quad)) continue;
+      auto numbers = quad.get<std::array<double, 4>>();
+      if (std::string_view(key) == "box_2d") numbers = {numbers[1], numbers[0], numbers[3], numbers[2]};
+      parts.boxes.push_back({name, numbers});
+    }
+  }
+  for (const char* key : {"objects", "detections", "regions", "locations"}) {
+    if (json.contains(key)) collect_json(json[key], depth + 1, parts, answers);
+  }
+}
+
+std::string from_box_json(std::string_view text) {
+  Parts parts;
+  std::string_view rest = text;
+  if (const std::size_t open = text.find("<think>"), close = text.find("</think>");
+      open != std::string_view::npos && close != std::string_view::npos && open < close) {
+    parts.has_think = true;
+    parts.think = std::string(trim(text.substr(open + 7, close - open - 7)));
+    rest = text.substr(close + 8);
+  }
+  const std::string_view part = json_part(rest);
+  const Json json = Json::parse(part, nullptr, false);
+  if (part.empty() || json.is_discarded()) return std::string(text);
+  std::vector<std::string> answers;
+  collect_json(json, 0, parts, answers);
+  if (answers.empty()) {
+    for (const NamedBox& box : parts.boxes) {
+      if (!box.name.empty() && std::find(answers.begin(), answers.end(), box.name) == answers.end()) {
+        answers.push_back(box.name);
+      }
+    }
+  }
+  if (answers.empty() && parts.boxes.empty()) return std::string(text);
+  for (const std::string& answer : answers) parts.answer += (parts.answer.empty() ? "" : ", ") + answer;
+  if (parts.answer.empty()) parts.answer = "region";
+  return tagged(parts);
+}
+
+std::string from_plain(std::string_view text) {
+  Parts parts;
+  std::string words;
+  std::size_t done = 0;
+  for (const InlineBox& box : find_inline_boxes(text)) {
+    words += text.substr(done, box.begin - done);
+    done = box.end;
+    parts.boxes.push_back({"", box.numbers});
+  }
+  words += text.substr(done);
+  parts.answer = without_tags(words);
+  if (!parts.boxes.empty()) {
+    // Brackets that held the boxes.
+    while (!parts.answer.empty() && std::string_view("[], ").find(parts.answer.back()) != std::string_view::npos) {
+      parts.answer.pop_back();
+    }
+    if (parts.answer.empty()) parts.answer = "region";
+  }
+  return tagged(parts);
+}
+
+// What most of the texts look like. Text in words is taken for an answer only where the file is not of the project's
+// own kind, whose responses without tags are failures.
+TextFormat detect_format(const std::vector<Prediction>& predictions, bool is_own) {
+  constexpr std::size_t kLooked = 400;
+  std::array<std::size_t, 4> votes{};
+  for (std::size_t i = 0; i < std::min(kLooked, predictions.size()); ++i) {
+    const std::string& text = predictions[i].text;
+    const auto has = [&](std::string_view part) { return text.find(part) != std::string::npos; };
+    TextFormat format = TextFormat::plain;
+    if (has("\"bbox_2d\"") || has("\"box_2d\"") || has("\"bbox\"")) {
+      format = TextFormat::box_json;
+    } else if (has("<response>") || has("</response>") || has("<ref>") || has("<box>")) {
+      format = TextFormat::tags;
+    } else if (has("<answer>") && (has("<reason>") || has("<location>"))) {
+      format = TextFormat::gemex;
+    } else if (has("<think>") || has("<answer>")) {
+      format = TextFormat::tags;
+    }
+    ++votes[static_cast<std::size_t>(format)];
+  }
+  if (is_own) votes[static_cast<std::size_t>(TextFormat::plain)] = 0;
+  const auto most = std::max_element(votes.begin(), votes.end());
+  return *most == 0 ? TextFormat::tags : static_cast<TextFormat>(most - votes.begin());
+}
+
+// The first key that the row has; the wanted one where it is named.
+template <std::size_t N>
+std::string find_key(const Json& row, const std::string& wanted, const std::array<const char*, N>& known) {
+  if (!wanted.empty()) return wanted;
+  for (const char* key : known) {
+    if (row.contains(key) && !row[key].is_null()) return key;
+  }
+  return "";
+}
+
+class RowReader {
+ public:
+  RowReader(const PredictionOptions& options, PredictionFile& out) : options_(options), out_(out) {}
+
+  void read(const Json& row, const std::string& place) {
+    if (!row.is_object()) throw_failure("{}: expected an object, but it is {}", place, row.type_name());
+    if (out_.predictions.empty()) {
+      out_.id_key = find_key(row, options_.id_key, kIdKeys);
+      out_.text_key = find_key(row, options_.text_key, kTextKeys);
+      out_.has_ids = !out_.id_key.empty();
+      if (out_.text_key.empty()) {
+        throw_failure(
+            "{}: none of the keys response, text, output, prediction, model_output, pred, answer; name the "
+            "key of the text with --text_key",
+            place);
+      }
+    }
+    Prediction prediction;
+    if (out_.has_ids) {
+      if (!row.contains(out_.id_key)) throw_failure("{}: \"{}\" is missing", place, out_.id_key);
+      prediction.id = json_id(row[out_.id_key], place);
+      if (out_.id_key == "q_id") prediction.id = type_prefix(row, place) + prediction.id;
+      if (!ids_.insert(prediction.id).second) {
+        throw_failure("{}: id '{}' came before; each question takes one response", place, prediction.id);
+      }
+    }
+    if (!row.contains(out_.text_key) || !row[out_.text_key].is_string()) {
+      throw_failure("{}: \"{}\" of id '{}' must be text", place, out_.text_key, prediction.id);
+    }
+    prediction.text = row[out_.text_key].get<std::string>();
+    if (row.contains("frame") && row["frame"].is_string()) {
+      prediction.frame = grounding::BoxFrame::parse(row["frame"].get<std::string>());
+    }
+    if (row.contains("confidence") && row["confidence"].is_number()) {
+      prediction.confidence = std::clamp(row["confidence"].get<double>(), 0.0, 1.0);
+    } else if (row.contains("answer_logprob") && row["answer_logprob"].is_number()) {
+      prediction.confidence = std::clamp(std::exp(row["answer_logprob"].get<double>()), 0.0, 1.0);
+    }
+    out_.predictions.push_back(std::move(prediction));
+  }
+
+ private:
+  // q_id counts within one type.
+  static std::string type_prefix(const Json& row, const std::string& place) {
+    for (const char* key : {"q_type", "question_type", "type"}) {
+      if (!row.contains(key) || !row[key].is_string()) continue;
+      try {
+        return data::question_type_name(data::parse_question_type(row[key].get<std::string>())) + "/";
+      } catch (const std::invalid_argument&) {
+        continue;  // GEMeX's "type" is what a question is about
+      }
+    }
+    throw_failure("{}: a q_id counts within one type of question, which no q_type or question_type names", place);
+  }
+
+  const PredictionOptions& options_;
+  PredictionFile& out_;
+  std::unordered_set<std::string> ids_;
+};
+
+// The list of predictions of a file that is one JSON value.
+const Json& list_of(const Json& json, const std::filesystem::path& file) {
+  if (json.is_array()) return json;
+  for (const char* key : kListKeys) {
+    if (json.is_object() && json.contains(key) && json[key].is_array()) return json[key];
+  }
+  throw_failure(
+      "{}: expected JSON lines, a list, or an object with a list under results, predictions, answers or "
+      "outputs",
+      file.string());
+}
+
+// Whether each line is an object of its own, or the whole file one JSON value.
+bool is_json_lines(std::string_view content) {
+  const std::string_view text = trim(content);
+  const std::string_view first = trim(text.substr(0, text.find('\n')));
+  if (!first.starts_with('{')) return !first.starts_with('[');
+  if (!Json::accept(first)) return !Json::accept(text);
+  if (first.size() < text.size()) return true;
+  const Json only = Json::parse(first);
+  return std::none_of(kListKeys.begin(), kListKeys.end(),
+                      [&](const char* key) { return only.contains(key) && only[key].is_array(); });
+}
+
+}  // namespace
+
+TextFormat parse_text_format(std::string_view name) {
+  if (name == "tags") return TextFormat::tags;
+  if (name == "gemex") return TextFormat::gemex;
+  if (name == "box_json") return TextFormat::box_json;
+  if (name == "plain") return TextFormat::plain;
+  throw_invalid("unknown format of predictions '{}'; known are: auto, tags, gemex, box_json, plain", name);
+}
+
+std::string text_format_name(TextFormat format) {
+  switch (format) {
+    case TextFormat::tags:
+      return "tags";
+    case TextFormat::gemex:
+      return "gemex";
+    case TextFormat::box_json:
+      return "box_json";
+    case TextFormat::plain:
+      return "plain";
+  }
+  return "tags";
+}
+
+std::string to_tagged_response(std::string_view text, TextFormat format) {
+  switch (format) {
+    case TextFormat::tags:
+      return std::string(text);
+    case TextFormat::gemex:
+      return from_gemex(text);
+    case TextFormat::box_json:
+      return from_box_json(text);
+    case TextFormat::plain:
+      return from_plain(text);
+  }
+  return std::string(text);
+}
+
+PredictionFile read_predictions(const std::filesystem::path& file, const PredictionOptions& options) {
+  std::optional<TextFormat> wanted;
+  if (options.format != "auto") wanted = parse_text_format(options.format);
+  PredictionFile out;
+  RowReader reader(options, out);
+  const std::string content = read_file(file);
+  if (is_json_lines(content)) {
+    for_each_json_line(file, [&](const Json& row, const std::string& place) { reader.read(row, place); });
+  } else {
+    const Json json = Json::parse(content, nullptr, false);
+    if (json.is_discarded())
+      throw_failure("{}: neither JSON lines nor a whole JSON value; was the file cut off?", file.string());
+    std::int64_t number = 0;
+    for (const Json& row : list_of(json, file)) {
+      ++number;
+      reader.read(row, fmt::format("{}, entry {}", file.string(), number));
+    }
+  }
+  if (out.predictions.empty()) throw_failure("{} holds no predictions", file.string());
+  out.format = wanted ? *wanted : detect_format(out.predictions, out.text_key == "response");
+  return out;
+}
+
+}  // namespace thinkvg::eval

@@ -1,0 +1,187 @@
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+
+#include "thinkvg/eval/metrics.h"
+#include "thinkvg/eval/report.h"
+
+namespace thinkvg::eval {
+namespace {
+
+std::string csv_text(const std::string& text) {
+  if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"') out += '"';
+    out += c;
+  }
+  return out + "\"";
+}
+
+std::string csv_number(const std::optional<double>& value) { return value ? fmt::format("{:.6g}", *value) : ""; }
+
+std::string latex_text(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '\\':
+        out += "\\textbackslash{}";
+        break;
+      case '~':
+        out += "\\textasciitilde{}";
+        break;
+      case '^':
+        out += "\\textasciicircum{}";
+        break;
+      case '&':
+      case '%':
+      case '$':
+      case '#':
+      case '_':
+      case '{':
+      case '}':
+        out += '\\';
+        out += c;
+        break;
+      case '\n':
+        out += ' ';
+        break;
+      default:
+        out += c;
+    }
+  }
+  return out;
+}
+
+// "41.7 {\scriptsize [36.9, 46.4]}", in percent.
+std::string latex_value(const ReportValue* value) {
+  if (!value) return "--";
+  std::string out = fmt::format("{:.1f}", 100 * value->mean);
+  if (value->low && value->high) {
+    out += fmt::format(" {{\\scriptsize [{:.1f}, {:.1f}]}}", 100 * *value->low, 100 * *value->high);
+  }
+  return out;
+}
+
+const ReportValue* overall(const ReportScore& score) { return score.overall ? &*score.overall : nullptr; }
+
+std::string latex_p(const std::optional<double>& p) {
+  if (!p) return "--";
+  return *p < 0.001 ? "$<$0.001" : fmt::format("{:.3f}", *p);
+}
+
+std::string latex_difference(const std::optional<ReportValue>& value) {
+  if (!value) return "--";
+  std::string out = fmt::format("{:+.1f}", 100 * value->mean);
+  if (value->low && value->high) {
+    out += fmt::format(" {{\\scriptsize [{:+.1f}, {:+.1f}]}}", 100 * *value->low, 100 * *value->high);
+  }
+  return out;
+}
+
+std::string latex_table(const std::string& columns, const std::string& head, const std::string& rows,
+                        const std::string& caption) {
+  return fmt::format(
+      "\\begin{{table}}[t]\n\\centering\n\\caption{{{}}}\n\\begin{{tabular}}{{{}}}\n\\toprule\n{} \\\\\n\\midrule\n{}"
+      "\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n",
+      caption, columns, head, rows);
+}
+
+std::string rule_text(const ReportData& data) {
+  for (const ReportStage& stage : data.stages) {
+    std::string boxes, reading;
+    for (const auto& [name, value] : stage.rules) {
+      if (name == "boxes") boxes = value;
+      if (name == "reading") reading = value;
+    }
+    if (!boxes.empty()) {
+      return fmt::format("Boxes: {}; reading: {}; 95\\,\\% intervals by bootstrap over pictures.", latex_text(boxes),
+                         latex_text(reading.empty() ? "strict" : reading));
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string scores_csv(const ReportData& data) {
+  std::string out = "run,metric,group,value,low,high,n\n";
+  for (const ReportStage& stage : data.stages) {
+    const auto add = [&](const std::string& metric, const std::string& group, const ReportValue& value) {
+      out += fmt::format("{},{},{},{},{},{},{}\n", csv_text(stage.label), metric, csv_text(group),
+                         csv_number(value.mean), csv_number(value.low), csv_number(value.high), value.n);
+    };
+    for (const auto& [name, score] : stage.metrics) {
+      if (score.overall) add(name, "all", *score.overall);
+      for (const auto& [group, value] : score.by_type) add(name, "type:" + group, value);
+      for (const auto& [group, value] : score.by_content) add(name, "content:" + group, value);
+      for (const auto& [group, value] : score.by_region) add(name, "region:" + group, value);
+    }
+  }
+  return out;
+}
+
+std::string differences_csv(const ReportData& data) {
+  std::string out = "comparison,metric,difference,low,high,p,p_holm\n";
+  for (const ReportComparison& comparison : data.comparisons) {
+    const auto add = [&](const char* metric, const std::optional<ReportValue>& value) {
+      if (!value) return;
+      out += fmt::format("{},{},{},{},{},{},{}\n", csv_text(comparison.label), metric, csv_number(value->mean),
+                         csv_number(value->low), csv_number(value->high), csv_number(value->p_value),
+                         csv_number(value->p_holm));
+    };
+    add("a_score", comparison.a_score);
+    add("v_score", comparison.v_score);
+    add("mean_of_a_and_v", comparison.mean);
+  }
+  return out;
+}
+
+std::string scores_latex(const ReportData& data) {
+  if (data.stages.empty()) return "% no evaluated run\n";
+  std::string rows;
+  for (const ReportStage& stage : data.stages) {
+    rows += fmt::format("{} & {} & {} & {} & {} \\\\\n", latex_text(stage.label), latex_value(overall(stage.a_score)),
+                        latex_value(overall(stage.v_score)), latex_value(overall(stage.token_f1)),
+                        latex_value(overall(stage.parse_rate)));
+  }
+  std::string out = "% needs \\usepackage{booktabs}; figures in percent\n";
+  out += latex_table("lrrrr", "Run & A-score & V-score & Token F1 & Parsed", rows, "Scores. " + rule_text(data));
+  std::vector<std::string> types;
+  for (const ReportStage& stage : data.stages) {
+    for (const auto& [type, count] : stage.num_questions_by_type) {
+      if (std::find(types.begin(), types.end(), type) == types.end()) types.push_back(type);
+    }
+  }
+  for (const bool answers : {true, false}) {
+    std::string head = "Run", columns = "l", lines;
+    for (const std::string& type : types) {
+      head += " & " + latex_text(type);
+      columns += "r";
+    }
+    for (const ReportStage& stage : data.stages) {
+      lines += latex_text(stage.label);
+      for (const std::string& type : types) {
+        lines += " & " + latex_value((answers ? stage.a_score : stage.v_score).find(type));
+      }
+      lines += " \\\\\n";
+    }
+    out +=
+        "\n" + latex_table(columns, head, lines, answers ? "A-score by question type." : "V-score by question type.");
+  }
+  if (data.comparisons.empty()) return out;
+  std::string lines;
+  for (const ReportComparison& comparison : data.comparisons) {
+    const auto p_of = [](const std::optional<ReportValue>& value) {
+      return latex_p(value ? value->p_holm : std::nullopt);
+    };
+    lines +=
+        fmt::format("{} & {} & {} & {} & {} \\\\\n", latex_text(comparison.label), latex_difference(comparison.a_score),
+                    p_of(comparison.a_score), latex_difference(comparison.v_score), p_of(comparison.v_score));
+  }
+  return out + "\n" +
+         latex_table("lrrrr", "Comparison & A-score & $p$ & V-score & $p$", lines,
+                     "Paired differences in points; $p$ by bootstrap over pictures, adjusted by Holm's method.");
+}
+
+}  // namespace thinkvg::eval

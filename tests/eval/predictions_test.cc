@@ -1,0 +1,145 @@
+#include "thinkvg/eval/predictions.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "thinkvg/core/error.h"
+#include "thinkvg/core/files.h"
+#include "thinkvg/grounding/response.h"
+
+namespace thinkvg::eval {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+class PredictionsTest : public ::testing::Test {
+ protected:
+  std::filesystem::path write(const std::string& content) const {
+    const auto file = std::filesystem::temp_directory_path() / fmt::format("thinkvg-predictions-{}", getpid());
+    write_file_atomically(file, content);
+    return file;
+  }
+  PredictionFile read(const std::string& content, const PredictionOptions& options = {}) const {
+    return read_predictions(write(content), options);
+  }
+};
+
+grounding::ParsedResponse parsed(std::string_view text, TextFormat format) {
+  return grounding::parse_response(to_tagged_response(text, format), grounding::BoxFrame::letterbox(336), false);
+}
+
+TEST_F(PredictionsTest, ReadsTheFilesOfOtherSystems) {
+  const PredictionFile own = read(R"({"id": 3, "response": "x", "frame": "unit", "confidence": 0.25})"
+                                  "\n\n"
+                                  R"({"id": "b", "response": "<think>"})");
+  EXPECT_EQ(own.format, TextFormat::tags);
+  ASSERT_EQ(own.predictions.size(), 2u);
+  EXPECT_EQ(own.predictions[0].id, "3");
+  EXPECT_EQ(own.predictions[0].frame, grounding::BoxFrame::unit());
+  EXPECT_EQ(own.predictions[0].confidence, 0.25);
+  EXPECT_FALSE(own.predictions[1].confidence);
+
+  const PredictionFile llava =
+      read(R"({"question_id": 7, "prompt": "?", "text": "Yes, it is.", "answer_id": "a", "metadata": {}})");
+  EXPECT_EQ(llava.format, TextFormat::plain);
+  EXPECT_EQ(llava.id_key, "question_id");
+  EXPECT_EQ(llava.predictions[0].id, "7");
+
+  const PredictionFile results = read(R"({"accuracy": 0.5, "results": [
+      {"question": "?", "model_output": "<answer>{\"bbox_2d\": [1, 2, 3, 4]}</answer>"}]})");
+  EXPECT_EQ(results.format, TextFormat::box_json);
+  EXPECT_FALSE(results.has_ids);
+
+  const PredictionFile gemex = read(R"([{"q_id": 3, "q_type": "multi_choice", "type": "disease",
+      "output": "<answer> A <reason> so <location> [[1, 2, 3, 4]]"}])");
+  EXPECT_EQ(gemex.format, TextFormat::gemex);
+  EXPECT_EQ(gemex.predictions[0].id, "multi_choice/3");
+
+  PredictionOptions named;
+  named.id_key = "key";
+  named.text_key = "said";
+  named.format = "gemex";
+  const PredictionFile other = read(R"({"id": 1, "key": "k", "text": "t", "said": "s"})", named);
+  EXPECT_EQ(other.predictions[0].id, "k");
+  EXPECT_EQ(other.predictions[0].text, "s");
+  EXPECT_EQ(other.format, TextFormat::gemex);
+}
+
+TEST_F(PredictionsTest, WhatIsNoPredictionIsAnError) {
+  const auto failure = [&](const std::string& content, const std::string& message) {
+    EXPECT_THAT([&] { read(content); }, ThrowsMessage<std::runtime_error>(HasSubstr(message))) << content;
+  };
+  failure("", "no predictions");
+  failure("[]", "no predictions");
+  failure("{\"id\": 1, \"response\": \"x\"}\n{\"id\": 1, \"response\": \"y\"}", "line 2: id '1' came before");
+  failure("{\"id\": 1, \"response\": \"x\"}\n{\"id\": 2, \"resp", "line 2: not JSON");
+  failure("{\"id\": 1, \"image\": \"x\"}", "--text_key");
+  failure("{\"id\": 1.5, \"response\": \"x\"}", "whole number");
+  failure("[{\"id\": 1, \"response\": \"x\"}, 5]", "entry 2: expected an object");
+  failure("[{\"id\": 1,", "cut off");
+  failure("{\"q_id\": 1, \"type\": \"disease\", \"text\": \"x\"}", "question_type");
+  PredictionOptions options;
+  options.format = "xml";
+  EXPECT_THROW(read("{\"id\": 1, \"response\": \"x\"}", options), std::invalid_argument);
+}
+
+TEST(ToTaggedResponse, GemexText) {
+  const auto got = parsed("<answer> ['A', 'C'] <reason> It < that. <location> [[1, 2, 30, 40], [5, 6, 70.5, 80]]",
+                          TextFormat::gemex);
+  EXPECT_TRUE(got.complete) << got.problem;
+  EXPECT_EQ(got.answer, "['A', 'C']");
+  EXPECT_EQ(got.think, "It  that.");
+  ASSERT_EQ(got.regions.size(), 2u);
+  EXPECT_EQ(got.regions[1].box.x2, 70.5);
+  const auto closed =
+      parsed("<answer>yes</answer><reason>so</reason><location>[1, 2, 3, 4]</location>", TextFormat::gemex);
+  EXPECT_EQ(closed.answer, "yes");
+  EXPECT_EQ(closed.regions.size(), 1u);
+  EXPECT_FALSE(parsed("yes, it is", TextFormat::gemex).complete) << "no <answer>";
+}
+
+TEST(ToTaggedResponse, BoxesInJson) {
+  const auto got = parsed(
+      "<think>look</think><answer>```json\n[{\"bbox_2d\": [1, 2, 30, 40], \"label\": \"left lung\"}, "
+      "{\"box_2d\": [5, 6, 70, 80], \"label\": \"a \\\"b\\\" ]\"}]\n```</answer>",
+      TextFormat::box_json);
+  EXPECT_TRUE(got.complete) << got.problem;
+  EXPECT_EQ(got.think, "look");
+  EXPECT_EQ(got.answer, "left lung, a \"b\" ]");
+  ASSERT_EQ(got.regions.size(), 2u);
+  EXPECT_EQ(got.regions[0].name, "left lung");
+  EXPECT_EQ(got.regions[1].box.x1, 6) << "box_2d is y, x, y, x";
+  EXPECT_EQ(got.regions[1].box.y2, 70);
+  EXPECT_EQ(
+      parsed("{\"answer\": \"yes\", \"bbox_2d\": [[1, 2, 3, 4], [2, 3, 4, 5]]}", TextFormat::box_json).regions.size(),
+      2u);
+  EXPECT_EQ(parsed("[10, 20, 30, 40]", TextFormat::box_json).regions.size(), 1u);
+  for (const char* broken :
+       {"", "{", "[{\"bbox_2d\": [1, 2", "{\"bbox_2d\": \"x\"}", "no box", "{}", "[[[[[[[[[[[[1]]]"})
+    EXPECT_FALSE(parsed(broken, TextFormat::box_json).complete) << broken;
+}
+
+TEST(ToTaggedResponse, WordsWithBoxes) {
+  const auto got = parsed("No acute findings in the left lung [[10, 20, 30, 40]].", TextFormat::plain);
+  EXPECT_TRUE(got.complete) << got.problem;
+  EXPECT_EQ(got.regions.size(), 1u);
+  EXPECT_THAT(got.answer, HasSubstr("No acute findings in the left lung"));
+  EXPECT_EQ(parsed("Yes.", TextFormat::plain).answer, "Yes.");
+  EXPECT_FALSE(parsed("", TextFormat::plain).complete);
+}
+
+TEST(ToTaggedResponse, HostileTextIsLinear) {
+  for (const TextFormat format : {TextFormat::gemex, TextFormat::box_json, TextFormat::plain}) {
+    for (const std::string& part :
+         {std::string("["), std::string("{"), std::string("<answer>"), std::string("[1,"), std::string("{\"a\":[")}) {
+      std::string text;
+      while (text.size() < 100000) text += part;
+      to_tagged_response(text, format);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace thinkvg::eval
