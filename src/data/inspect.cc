@@ -136,9 +136,24 @@ struct FrameEvidence {
   double badness = 0;
 };
 
+// Distances of the boxes' edges from the four edges of their pictures, as shares of the sides.
+using EdgeDistances = std::array<std::vector<double>, 4>;
+
+// Where the outermost half percent is.
+std::array<double, 4> outermost(EdgeDistances& edges) {
+  std::array<double, 4> distances{};
+  for (std::size_t i = 0; i < 4; ++i) {
+    const auto place = edges[i].begin() + static_cast<std::ptrdiff_t>(edges[i].size() / 200);
+    std::nth_element(edges[i].begin(), place, edges[i].end());
+    distances[i] = *place;
+  }
+  return distances;
+}
+
 FrameEvidence weigh(const BoxFrame& frame, const std::vector<SeenBox>& boxes) {
   FrameEvidence evidence{.frame = frame};
-  std::array<std::vector<double>, 4> edges;
+  // Wide, tall and square pictures by themselves: what pads one kind at the sides pads the other above and below.
+  std::array<EdgeDistances, 3> kinds;
   double inside = 0, touching = 0;
   for (const SeenBox& seen : boxes) {
     const ImageSize size = seen.size.width > 0 ? seen.size : ImageSize{1, 1};
@@ -148,6 +163,7 @@ FrameEvidence weigh(const BoxFrame& frame, const std::vector<SeenBox>& boxes) {
     const std::array<double, 4> sides = {unit.x1, unit.y1, 1 - unit.x2, 1 - unit.y2};
     inside += std::all_of(sides.begin(), sides.end(), [](double side) { return side >= -0.01; }) ? 1 : 0;
     touching += std::any_of(sides.begin(), sides.end(), [](double side) { return std::abs(side) <= 0.005; }) ? 1 : 0;
+    EdgeDistances& edges = kinds[size.width > size.height ? 0 : size.width < size.height ? 1 : 2];
     for (std::size_t i = 0; i < 4; ++i) edges[i].push_back(sides[i]);
   }
   const auto count = static_cast<double>(boxes.size());
@@ -155,12 +171,15 @@ FrameEvidence weigh(const BoxFrame& frame, const std::vector<SeenBox>& boxes) {
   evidence.touching = touching / count;
   // In the right frame the outermost boxes come near to all four edges of the picture, and none goes beyond.
   double gaps = 0;
-  for (std::size_t i = 0; i < 4; ++i) {
-    auto& side = edges[i];
-    const auto place = side.begin() + static_cast<std::ptrdiff_t>(side.size() / 200);
-    std::nth_element(side.begin(), place, side.end());
-    evidence.reach[i] = i < 2 ? *place : 1 - *place;
-    gaps += std::min(std::abs(*place), 1.0);
+  std::size_t most = 0;
+  for (EdgeDistances& edges : kinds) {
+    if (edges[0].empty()) continue;
+    const std::array<double, 4> distances = outermost(edges);
+    const double weight = static_cast<double>(edges[0].size()) / count;
+    for (const double distance : distances) gaps += weight * std::min(std::abs(distance), 1.0);
+    if (edges[0].size() <= most) continue;
+    most = edges[0].size();
+    evidence.reach = {distances[0], distances[1], 1 - distances[2], 1 - distances[3]};
   }
   evidence.badness = 4 * (1 - evidence.inside) + gaps / 4;
   return evidence;

@@ -124,7 +124,8 @@ Json json_at(const arrow::Array& array, std::int64_t row) {
     }
     case arrow::Type::STRUCT: {
       const auto& fields = static_cast<const arrow::StructArray&>(array);
-      if (const auto bytes = fields.GetFieldByName("bytes"); bytes && is_text(*bytes)) return json_at(*bytes, row);
+      const auto bytes = fields.GetFieldByName("bytes"), path = fields.GetFieldByName("path");
+      if (bytes && is_text(*bytes)) return bytes->IsNull(row) && path ? json_at(*path, row) : json_at(*bytes, row);
       Json object = Json::object();
       for (int i = 0; i < fields.num_fields(); ++i)
         object[fields.struct_type()->field(i)->name()] = json_at(*fields.field(i), row);
@@ -215,8 +216,7 @@ std::string ParquetColumn::at(std::int64_t row) const {
     if (group == s.group_ends.size()) throw_failure("{} has no row {}", s.file.string(), row);
     if (!s.cells || s.group != group) {
       s.cells.reset();
-      std::shared_ptr<arrow::Table> table;
-      check(s.reader->ReadRowGroup(static_cast<int>(group), s.leaves, &table), s.file, "read its rows");
+      const auto table = take(s.reader->ReadRowGroup(static_cast<int>(group), s.leaves), s.file, "read its rows");
       s.cells = table->GetColumnByName(s.column);
       if (!s.cells) throw_failure("{} has no column '{}'", s.file.string(), s.column);
       s.group = group;

@@ -37,7 +37,8 @@ std::vector<std::string> parquet_columns(const std::filesystem::path& file);
 // Every row, cells in the order of `columns`: text as it is, numbers and truth values in JSON's form, lists of them as
 // JSON lists, a null as an empty text. A name that the file lacks gives empty cells. Reads in batches, so that little
 // is in memory at a time whatever the size of the file's row groups.
-// Of a column of pictures (a struct with "bytes" and "path", as the Hugging Face hub has them) the cell is the bytes.
+// Of a column of pictures (a struct with "bytes" and "path", as the Hugging Face hub has them) the cell is the bytes,
+// or the path where there are none.
 void for_each_parquet_row(const std::filesystem::path& file, const std::vector<std::string>& columns,
                           const RowCallback& call);
 

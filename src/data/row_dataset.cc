@@ -30,6 +30,12 @@ std::string picture_name(std::string_view bytes) {
   return sha256_text(bytes).substr(0, 20) + (png ? ".png" : jpeg ? ".jpg" : ".bin");
 }
 
+// A file of the hub may name its pictures instead of holding them. Encoded pictures have control bytes near the front.
+bool is_path(std::string_view cell) {
+  return cell.size() < 1024 &&
+         std::none_of(cell.begin(), cell.end(), [](char c) { return static_cast<unsigned char>(c) < 32; });
+}
+
 class RowDataset final : public Dataset {
  public:
   RowDataset(const std::vector<Preview>& files, RowFormat format, const std::string& frame)
@@ -62,7 +68,9 @@ class RowDataset final : public Dataset {
   std::string embedded_picture(std::int64_t index) const override {
     const std::int64_t row = good_[static_cast<std::size_t>(checked(index))].row;
     const RowPlace place = place_of(row);
-    return place.file < pictures_.size() ? pictures_[place.file]->at(place.row_in_file) : std::string();
+    if (place.file >= pictures_.size()) return {};
+    std::string picture = pictures_[place.file]->at(place.row_in_file);
+    return is_path(picture) ? std::string() : picture;
   }
 
   std::optional<SalvagedRow> salvage(std::int64_t bad_index) const override {
@@ -125,8 +133,10 @@ class RowDataset final : public Dataset {
     std::string name;
     if (format_.picture_column < cells.size()) {
       std::string_view& picture = cells[format_.picture_column];
-      if (!picture.empty()) name = picture_name(picture);
-      picture = name;
+      if (!is_path(picture)) {
+        name = picture_name(picture);
+        picture = name;
+      }
     }
     rows_.append(cells);
     std::string problem = raw.problem;

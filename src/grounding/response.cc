@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::string_view kSpaces = " \t\r\n\f\v";
 constexpr std::size_t kMaxQuoted = 120;    // length of a bad box text that is kept
+constexpr std::size_t kMaxBadBoxes = 256;  // that are kept of a response
 constexpr std::size_t kMaxLookBack = 160;  // where the name of an inline region is looked for
 constexpr std::size_t kMaxNameWords = 6;
 
@@ -124,7 +125,9 @@ NumberList read_numbers(std::string_view text) {
     position = static_cast<std::size_t>(end - text.data());
     skip_spaces();
   }
-  if (list.count != 4) list.problem = fmt::format("{} numbers instead of 4", list.count);
+  // Short, and without formatting: a hostile text may hold tens of thousands of these.
+  if (list.count < 4) list.problem = std::to_string(list.count) + " of 4 numbers";
+  if (list.count > 4) list.problem = std::to_string(list.count) + " numbers, not 4";
   return list;
 }
 
@@ -332,7 +335,7 @@ class ResponseParser {
       BoxText read = read_box(inside, frame_);
       if (read.box) {
         result_.think_regions.push_back({name, *read.box});
-      } else {
+      } else if (result_.bad_think_boxes.size() < kMaxBadBoxes) {
         result_.bad_think_boxes.push_back(quoted(think.substr(group.open, group.close - group.open + 1)));
         result_.bad_think_box_problems.push_back(std::move(read.problem));
       }
@@ -394,8 +397,10 @@ class ResponseParser {
     for (std::size_t i = 0; i < list.boxes.size(); ++i) {
       result_.regions.push_back({names.size() == list.boxes.size() ? names[i] : last_name, list.boxes[i]});
     }
-    std::move(list.bad.begin(), list.bad.end(), std::back_inserter(result_.bad_boxes));
-    std::move(list.problems.begin(), list.problems.end(), std::back_inserter(result_.bad_box_problems));
+    for (std::size_t i = 0; i < list.bad.size() && result_.bad_boxes.size() < kMaxBadBoxes; ++i) {
+      result_.bad_boxes.push_back(std::move(list.bad[i]));
+      result_.bad_box_problems.push_back(std::move(list.problems[i]));
+    }
   }
 
   std::string_view text_;
@@ -466,6 +471,7 @@ BoxList parse_box_list(std::string_view text, const BoxFrame& frame) {
   BoxList list;
   std::size_t after_last = 0;
   const auto bad = [&](std::string_view part, std::string problem) {
+    if (list.bad.size() == kMaxBadBoxes) return;
     list.bad.push_back(quoted(part));
     list.problems.push_back(std::move(problem));
   };

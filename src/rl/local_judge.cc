@@ -25,7 +25,7 @@ std::vector<rewards::JudgeReply> LocalJudge::ask(std::span<const rewards::JudgeR
   if (requests.empty()) return {};
   std::vector<generation::GenerationRequest> prompts;
   for (const rewards::JudgeRequest& request : requests) {
-    text::Prompt prompt = text::chat_prompt(*bundle_.tokenizer, request.system, request.user, {});
+    text::Prompt prompt = text::chat_prompt(*bundle_.tokenizer, *bundle_.chat, request.system, request.user, {});
     prompts.push_back({std::move(prompt),
                        {},
                        {},

@@ -11,9 +11,7 @@
 
 namespace thinkvg::train {
 
-std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options) {
-  return data::open_data(options);
-}
+std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options) { return data::open_data(options); }
 
 std::string target_text(const data::Sample& sample, const grounding::ImageGeometry& geometry,
                         const grounding::BoxFrame& to, bool think) {

@@ -319,7 +319,7 @@ TEST_F(Formats, SlakeAsPublished) {
 TEST_F(Formats, HubParquetHoldsItsPictures) {
   const auto dataset = open_dataset(kExcerpts / "hub_vqa.parquet");
   EXPECT_EQ(detect_format(kExcerpts / "hub_vqa.parquet"), "vqa");
-  ASSERT_EQ(dataset->size(), 3) << reasons(*dataset);
+  ASSERT_EQ(dataset->size(), 4) << reasons(*dataset);
   const Sample first = dataset->get(0), second = dataset->get(1), third = dataset->get(2);
   EXPECT_EQ(first.question, "are regions of the brain infarcted?");
   EXPECT_EQ(first.answer, "yes");
@@ -329,7 +329,13 @@ TEST_F(Formats, HubParquetHoldsItsPictures) {
   for (int i : {2, 0, 1}) EXPECT_TRUE(dataset->embedded_picture(i).starts_with("\x89PNG")) << i;
   EXPECT_EQ(dataset->embedded_picture(0), dataset->embedded_picture(1));
   EXPECT_NE(dataset->embedded_picture(0), dataset->embedded_picture(2));
-  EXPECT_EQ(unpack_pictures(*dataset, folder_ / "pictures"), 2);
+  // The last row names a file instead.
+  EXPECT_EQ(dataset->get(3).image, "folder/c.png");
+  EXPECT_EQ(dataset->embedded_picture(3), "");
+  EXPECT_EQ(
+      unpack_pictures(*select(std::shared_ptr<const Dataset>(open_dataset(kExcerpts / "hub_vqa.parquet")), {0, 1, 2}),
+                      folder_ / "pictures"),
+      2);
   EXPECT_EQ(read_file(folder_ / "pictures" / third.image), dataset->embedded_picture(2));
   EXPECT_THROW(unpack_pictures(*open(kOwn), folder_ / "x"), std::runtime_error);
 }

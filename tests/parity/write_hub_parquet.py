@@ -23,11 +23,12 @@ file = sys.argv[1] if len(sys.argv) > 1 else default
 table = pa.table(
     {
         "image": pa.array(
-            [{"bytes": png(10), "path": None}, {"bytes": png(10), "path": None}, {"bytes": png(200), "path": "b.png"}],
+            [{"bytes": png(10), "path": None}, {"bytes": png(10), "path": None}, {"bytes": png(200), "path": "b.png"},
+             {"bytes": None, "path": "folder/c.png"}],
             type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
         ),
-        "question": ["are regions of the brain infarcted?", "what is seen?", "is this a chest?"],
-        "answer": ["yes", "an infarct", "no"],
+        "question": ["are regions of the brain infarcted?", "what is seen?", "is this a chest?", "and this?"],
+        "answer": ["yes", "an infarct", "no", "yes"],
     }
 )
 pq.write_table(table, file, row_group_size=2)

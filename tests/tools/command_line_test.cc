@@ -26,7 +26,8 @@ TEST(CommandLine, HelpListsEveryCommand) {
     const test::ProcessResult result = run({flag});
     EXPECT_EQ(result.exit_code, 0);
     EXPECT_EQ(result.err, "");
-    for (const char* command : {"phantom", "init", "warmup", "sft", "grpo", "generate", "eval", "score", "report"})
+    for (const char* command :
+         {"phantom", "inspect", "init", "warmup", "sft", "grpo", "generate", "eval", "score", "report"})
       EXPECT_THAT(result.out, HasSubstr(std::string("\n  ") + command + " "));
   }
 }
@@ -151,7 +152,7 @@ TEST_P(CommandEndToEnd, NamesAnUnknownSetting) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Commands, CommandEndToEnd,
-                         testing::Values("phantom", "init", "warmup", "sft", "grpo", "eval", "report"));
+                         testing::Values("phantom", "inspect", "init", "warmup", "sft", "grpo", "eval", "report"));
 
 TEST(CudaEndToEnd, NoProgramNeedsACudaLibraryOfItsOwn) {
   for (const char* program : {THINKVG_PROGRAM "-tensors", THINKVG_PROGRAM "-pictures"}) {

@@ -23,7 +23,8 @@ struct ParsedResponse {
   std::vector<Region> regions;         // ref/box pairs of <location>, in order; only well-formed numbers, in `frame`
   std::vector<Region> think_regions;   // boxes inside <think>; name = the words before "(region"
   std::vector<std::string> bad_boxes;  // box texts of <location> that gave no valid box (reversed, not a number, wrong
-                                       // count), shortened; they do not make a response incomplete
+                                       // count), shortened, the first 256; they do not make a
+                                       // response incomplete
   std::vector<std::string> bad_box_problems;  // for each of bad_boxes, why it is none
   std::vector<std::string> bad_think_boxes;   // the same for <think>; brackets around other text are no boxes
   std::vector<std::string> bad_think_box_problems;
@@ -42,7 +43,7 @@ ParsedResponse parse_response(std::string_view text, const BoxFrame& frame, bool
 ParsedResponse parse_sectioned_reply(std::string_view text, const BoxFrame& frame);
 
 // The boxes of a text such as "[1, 2, 3, 4]", "[[..], [..]]" or "[..], [..]", and the parts of it that are none, each
-// with its reason. Linear; never throws.
+// with its reason (the first 256 of them). Linear; never throws.
 struct BoxList {
   std::vector<Box> boxes;
   std::vector<std::string> bad;       // shortened

@@ -1,0 +1,214 @@
+#include "thinkvg/data/inspect.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spdlog/fmt/fmt.h>
+
+#include <filesystem>
+
+#include "tests/support/temporary_folder.h"
+#include "thinkvg/core/files.h"
+#include "thinkvg/core/random.h"
+#include "thinkvg/data/jsonl.h"
+#include "thinkvg/grounding/geometry.h"
+#include "thinkvg/image/picture.h"
+
+namespace thinkvg::data {
+namespace {
+
+namespace fs = std::filesystem;
+using grounding::Box;
+using grounding::BoxFrame;
+using grounding::ImageGeometry;
+using grounding::ImageSize;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class Inspect : public ::testing::Test {
+ protected:
+  fs::path file(const std::string& name, const std::string& content) const {
+    write_file_atomically(folder_ / name, content);
+    return folder_ / name;
+  }
+  Json report(const Dataset& dataset) {
+    inspection_ = inspect(dataset, options_);
+    return inspection_.report;
+  }
+  test::TemporaryFolder folder_;
+  InspectOptions options_;
+  Inspection inspection_;
+};
+
+// Boxes all over wide and tall pictures, cut to the pictures' edges, as whole numbers of the frame.
+std::unique_ptr<Dataset> boxes_in(const BoxFrame& truth, const BoxFrame& declared, bool with_sizes = true) {
+  RandomStream random({61});
+  std::vector<Sample> samples;
+  for (int i = 0; i < 400; ++i) {
+    const ImageSize size = i % 2 == 0 ? ImageSize{3056, 2544} : ImageSize{2544, 3056};
+    const ImageGeometry geometry(size);
+    Sample sample;
+    sample.id = std::to_string(i);
+    sample.image = fmt::format("{}.jpg", i);
+    sample.question = "q";
+    sample.answer = "a";
+    sample.frame = declared;
+    if (with_sizes) sample.size = size;
+    for (int b = 0; b < 3; ++b) {
+      const double x = random.uniform(-0.1, 0.9), y = random.uniform(-0.1, 0.9);
+      const Box unit{x, y, x + random.uniform(0.1, 0.4), y + random.uniform(0.1, 0.4), BoxFrame::unit()};
+      Box box = geometry.rounded(geometry.convert(geometry.clip(unit), truth));
+      box.frame = declared;
+      sample.regions.push_back({"right lung", box});
+    }
+    samples.push_back(std::move(sample));
+  }
+  return make_dataset(std::move(samples));
+}
+
+TEST_F(Inspect, TellsTheFrameOfBoxes) {
+  const std::vector<BoxFrame> frames = {
+      BoxFrame::letterbox(336), BoxFrame::letterbox(224), BoxFrame::stretch(336, 336), BoxFrame::original(),
+      BoxFrame::unit(),         BoxFrame::thousand(),     BoxFrame::hundred(),         BoxFrame::stretch(224, 224)};
+  for (const BoxFrame& truth : frames) {
+    for (const BoxFrame& declared : frames) {
+      const Json frame = report(*boxes_in(truth, declared))["frame"];
+      EXPECT_EQ(frame["likely"], truth.name()) << "declared " << declared.name();
+      EXPECT_EQ(frame["agrees"], truth == declared) << truth.name() << " declared " << declared.name();
+    }
+  }
+}
+
+TEST_F(Inspect, SaysHowMuchOfTheFrameCanBeKnown) {
+  const Json without = report(*boxes_in(BoxFrame::letterbox(224), BoxFrame::letterbox(336), false))["frame"];
+  EXPECT_EQ(without["sizes_known"], false);
+  EXPECT_EQ(without["agrees"], false) << "the scale shows without the sizes";
+  EXPECT_THAT(without["verdict"].get<std::string>(), HasSubstr("without the pictures' sizes"));
+  const Json empty = report(*make_dataset({}))["frame"];
+  EXPECT_TRUE(empty["agrees"].is_null());
+  EXPECT_THAT(empty["verdict"].get<std::string>(), HasSubstr("too few"));
+}
+
+constexpr const char* kMessy =
+    // Fine.
+    R"j({"id": "1", "images": ["p10/p10000001/s1/a.png"], "question": "Which?", "choices": ["A: x", "B: y"], "answer": "A", "think": "the left lung (region [10, 60, 50, 90]) is dense", "boxes": [{"name": "left lung", "box": [10, 60, 50, 90]}], "frame": "letterbox-100", "split": "train"})j"
+    "\n"
+    // The same question: with the same answer, then with another.
+    R"j({"id": "2", "images": ["p10/p10000001/s1/a.png"], "question": "which", "choices": ["A: x", "B: y"], "answer": "A", "split": "test"})j"
+    "\n"
+    R"j({"id": "3", "images": ["p10/p10000001/s1/a.png"], "question": "Which?", "choices": ["A: x", "B: y"], "answer": "B"})j"
+    "\n"
+    // An answer that is no choice; a picture that is not there; a box on the padding; a box outside; a think-only box.
+    R"j({"id": "4", "images": ["p10/p10000002/s1/gone.png"], "question": "Which one?", "choices": ["A: x", "B: y"], "answer": "C"})j"
+    "\n"
+    R"j({"id": "5", "images": ["p10/p10000001/s1/a.png"], "question": "Where?", "answer": "there", "think": "the heart (region [40, 40, 60, 60]), the spine (region [9, 9, 1, 1])", "boxes": [{"name": "svc", "box": [10, 10, 50, 60]}, {"name": "svc", "box": [10, 5, 20, 15]}, {"name": "svc", "box": [50, 50, 50.5, 50.5]}, {"name": "svc", "box": [50, 50, 50.5, 50.5]}], "frame": "letterbox-100"})j"
+    "\n"
+    // Bad rows: reversed and too wide, empty, no JSON, the first one again.
+    R"j({"id": "6", "images": ["p10/p10000003/s1/b.png"], "question": "Where?", "answer": "there", "boxes": [{"name": "svc", "box": [50, 60, 10, 20]}, {"name": "svc", "box": [80, 40, 120, 60]}, {"name": "svc", "box": [5, 5, 5, 9]}], "frame": "letterbox-100"})j"
+    "\n{broken\n"
+    R"j({"id": "8", "images": ["p10/p10000003/s1/b.png"], "question": "Where?", "answer": ""})j"
+    "\n"
+    R"j({"id": "9", "images": ["p10/p10000001/s1/a.png"], "question": "Which?", "choices": ["A: x", "B: y"], "answer": "A", "think": "the left lung (region [10, 60, 50, 90]) is dense", "boxes": [{"name": "left lung", "box": [10, 60, 50, 90]}], "frame": "letterbox-100", "split": "train"})j";
+
+TEST_F(Inspect, FindsWhatIsWrong) {
+  fs::create_directories(folder_ / "images/p10/p10000001/s1");
+  image::Picture picture{.width = 200, .height = 100, .pixels = std::vector<std::uint8_t>(200 * 100 * 3, 90)};
+  image::write_picture(picture, folder_ / "images/p10/p10000001/s1/a.png");
+  const fs::path other =
+      file("other.jsonl", R"({"images": ["p10/p10000001/s1/z.png"], "question": "q", "answer": "no"})");
+  const auto dataset = open_dataset(file("messy.jsonl", kMessy));
+  options_.images = (folder_ / "images").string();
+  options_.others = {other.string()};
+  const Json r = report(*dataset);
+  const auto count = [](const Json& list) { return list["count"].get<int>(); };
+  const auto first = [](const Json& list) { return list["listed"][0]["reason"].get<std::string>(); };
+  EXPECT_EQ(r["rows"], (Json{{"all", 9}, {"usable", 6}, {"bad", 3}}));
+  EXPECT_EQ(r["types"]["single_choice"], 5);
+  EXPECT_EQ(count(r["bad_rows"]), 3);
+  EXPECT_EQ(r["bad_rows"]["listed"][1]["row"], 6);
+  EXPECT_EQ(r["pictures"]["named"], 2);
+  EXPECT_EQ(r["pictures"]["hit_rate"], 0.5);
+  EXPECT_EQ(r["pictures"]["questions_with_picture"], 5);
+  EXPECT_THAT(first(r["pictures"]["missing"]), HasSubstr("gone.png"));
+  // The picture fills rows 25 to 75 of the letterbox.
+  EXPECT_EQ(count(r["boxes"]["on_padding"]), 3) << r["boxes"]["on_padding"];
+  EXPECT_EQ(count(r["boxes"]["outside"]), 1);
+  EXPECT_THAT(first(r["boxes"]["outside"]), HasSubstr("lies outside the picture of 200 x 100 pixels"));
+  EXPECT_EQ(count(r["boxes"]["tiny"]), 2);
+  EXPECT_EQ(count(r["boxes"]["repeated"]), 1);
+  EXPECT_EQ(count(r["think"]["not_in_answer"]), 1);
+  EXPECT_THAT(first(r["think"]["not_in_answer"]), HasSubstr("'heart' [40, 40, 60, 60]"));
+  EXPECT_EQ(count(r["think"]["not_in_think"]), 4);
+  EXPECT_THAT(first(r["think"]["bad_boxes"]), HasSubstr("the corners are reversed"));
+  EXPECT_THAT(first(r["answers"]["not_among_choices"]), HasSubstr("the answer is C, the choices are AB"));
+  EXPECT_EQ(count(r["duplicates"]["same_answer"]), 2);
+  EXPECT_THAT(first(r["duplicates"]["other_answer"]), HasSubstr("again, with another answer: 'B'"));
+  EXPECT_EQ(count(r["splits"]["patients_in_two"]), 1);
+  EXPECT_EQ(r["splits"]["others"][0]["patients"], 1);
+  EXPECT_EQ(r["lengths"]["unit"], "words");
+  std::string problems;
+  for (const Json& line : r["problems"]) problems += line["text"].get<std::string>() + "\n";
+  EXPECT_THAT(problems, AllOf(HasSubstr("rows cannot be used"), HasSubstr("pictures are not under the image root"),
+                              HasSubstr("patients are in two splits")));
+  EXPECT_EQ(inspection_.examples.size(), 2u) << "one a picture";
+  EXPECT_THAT(inspection_summary(inspection_), HasSubstr("50.00 % found"));
+  const std::string page = inspection_html(inspection_, *dataset, options_);
+  EXPECT_THAT(page, AllOf(HasSubstr("data:image/jpeg;base64,"), HasSubstr("gone.png"), HasSubstr("picture not found"),
+                          HasSubstr("</html>"), Not(HasSubstr("http://")), Not(HasSubstr("src=\"/"))));
+}
+
+TEST_F(Inspect, EscapesWhatTheDataSays) {
+  const auto dataset = open_dataset(file(
+      "x.jsonl",
+      R"({"images": ["a.jpg"], "question": "<script>alert(1)</script>", "answer": "\"><img src=x>&", "id": "<b>"})"));
+  report(*dataset);
+  const std::string page = inspection_html(inspection_, *dataset, options_);
+  EXPECT_THAT(page, AllOf(Not(HasSubstr("<script>")), Not(HasSubstr("<img src=x>")), HasSubstr("&lt;script&gt;")));
+}
+
+TEST_F(Inspect, FixWritesACleanCopyAndSaysWhatChanged) {
+  const auto dataset = open_dataset(file("messy.jsonl", kMessy));
+  for (const char* name : {"clean.jsonl", "clean.jsonl.gz"}) {
+    const FixResult fixed = write_fixed(*dataset, folder_ / name);
+    EXPECT_EQ(fixed.num_kept, 5);
+    EXPECT_EQ(fixed.num_mended, 1);
+    EXPECT_EQ(fixed.num_dropped, 3) << "two bad rows and a repetition";
+    const auto clean = open_dataset(folder_ / name);
+    ASSERT_EQ(clean->size(), 6);
+    EXPECT_TRUE(clean->bad_rows().empty());
+    EXPECT_EQ(to_json_line(clean->get(0)), to_json_line(dataset->get(0)));
+    const Sample mended = clean->get(5);
+    EXPECT_EQ(mended.id, "6");
+    ASSERT_EQ(mended.regions.size(), 2u);
+    EXPECT_EQ(mended.regions[0].box, (Box{10, 20, 50, 60, BoxFrame::letterbox(100)}));
+    EXPECT_EQ(mended.regions[1].box, (Box{80, 40, 100, 60, BoxFrame::letterbox(100)}));
+    const std::string log = read_file(fixed.log);
+    EXPECT_THAT(log, AllOf(HasSubstr("its corners were reversed"), HasSubstr("it is cut to the frame letterbox-100"),
+                           HasSubstr("dropped: x1 and x2 are both 5"), HasSubstr("not JSON"),
+                           HasSubstr("the answer is empty")));
+    for (std::size_t begin = 0; begin < log.size();) {
+      const std::size_t end = log.find('\n', begin);
+      const Json line = Json::parse(log.substr(begin, end - begin));
+      EXPECT_TRUE(line.contains("action") && line.contains("reason")) << line;
+      begin = end + 1;
+    }
+  }
+  EXPECT_THROW(write_fixed(*dataset, folder_ / "clean.csv"), std::invalid_argument);
+}
+
+TEST_F(Inspect, FixLeavesRepetitionsOutAndWritesParquet) {
+  const std::string row =
+      R"({"images": ["a.jpg"], "question": "q", "answer": "no", "frame": "letterbox-224", "boxes": [{"name": "spine", "box": [2, 4, 6, 8]}])";
+  const auto dataset = open_dataset(file("twice.jsonl", row + R"(, "id": "a"})" + "\n" + row + R"(, "id": "b"})"));
+  ASSERT_EQ(dataset->size(), 2);
+  const FixResult fixed = write_fixed(*dataset, folder_ / "clean.parquet");
+  EXPECT_EQ(fixed.num_dropped, 1);
+  EXPECT_EQ(detect_format(folder_ / "clean.parquet"), "thinkvg");
+  const auto clean = open_dataset(folder_ / "clean.parquet");
+  ASSERT_EQ(clean->size(), 1);
+  EXPECT_EQ(clean->get(0).regions[0].box, (Box{3, 6, 9, 12, BoxFrame::letterbox(336)}));
+  EXPECT_EQ(clean->get(0).type, QuestionType::closed);
+}
+
+}  // namespace
+}  // namespace thinkvg::data
