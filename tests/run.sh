@@ -27,7 +27,12 @@ source_files() {
   fi
 }
 
-install_packages() { deps=$(bash third_party/install.sh); }
+install_packages() {
+  deps=$(bash third_party/install.sh)
+  # Without these files one test is skipped, with its reason.
+  THINKVG_TEST_DICOM=$(bash third_party/install.sh --test-data) || THINKVG_TEST_DICOM=
+  export THINKVG_TEST_DICOM
+}
 configure() { cmake --preset "$preset" -DTHINKVG_DEPS="$deps"; }
 build_all() { cmake --build --preset "$preset"; }
 

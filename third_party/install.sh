@@ -2,6 +2,7 @@
 # Installs what the build needs: the Debian packages of debian-packages.txt and the wheels of wheels.txt.
 # Running it again takes a second. Wheels go to $THINKVG_DEPS (default: ~/.cache/thinkvg/<hash of the list>).
 # The last line printed is that folder.
+#   --test-data   unpacks the files of test-wheels.txt instead, which tests read, and prints their folder
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -26,19 +27,30 @@ if ((${#missing[@]})); then
   fi
 fi
 
-key=$(sha256sum "$here/wheels.txt" | cut -c1-12)
-deps=${THINKVG_DEPS:-${XDG_CACHE_HOME:-$HOME/.cache}/thinkvg/$key}
-if [[ ! -e $deps/complete ]]; then
-  echo "installing the wheels of third_party/wheels.txt into $deps" >&2
-  mkdir -p "$deps"
-  staging=$(mktemp -d "$deps/staging.XXXXXX")
-  trap 'rm -rf "$staging"' EXIT
+# unpack LIST FOLDER: the wheels of the list into FOLDER/python, once.
+unpack() {
+  local list=$1 folder=$2 staging
+  [[ -e $folder/complete ]] && return
+  echo "installing the wheels of $(basename "$list") into $folder" >&2
+  mkdir -p "$folder"
+  staging=$(mktemp -d "$folder/staging.XXXXXX")
+  trap "rm -rf '$staging'" EXIT
   python3 -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --no-compile \
     --require-hashes --only-binary=:all: --python-version 3.11 --implementation cp \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 --platform manylinux2014_x86_64 \
-    --target "$staging" -r "$here/wheels.txt" >&2
-  rm -rf "$deps/python"
-  mv "$staging" "$deps/python"
-  touch "$deps/complete"
+    --target "$staging" -r "$list" >&2
+  rm -rf "$folder/python"
+  mv "$staging" "$folder/python"
+  touch "$folder/complete"
+}
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/thinkvg
+if [[ ${1:-} == --test-data ]]; then
+  folder=$cache/test-$(sha256sum "$here/test-wheels.txt" | cut -c1-12)
+  unpack "$here/test-wheels.txt" "$folder"
+  echo "$folder/python"
+  exit
 fi
+deps=${THINKVG_DEPS:-$cache/$(sha256sum "$here/wheels.txt" | cut -c1-12)}
+unpack "$here/wheels.txt" "$deps"
 echo "$deps"

@@ -62,9 +62,10 @@ Evaluation evaluate(const EvalOptions& options) {
   options.sampling.check();
   if (options.batch_questions < 1) throw_invalid("batch_questions must be at least 1");
   if (options.num_threads > 0) at::set_num_threads(static_cast<int>(options.num_threads));
-  const auto dataset = data::open_dataset(options.data);
+  std::shared_ptr<const data::Dataset> dataset = data::open_dataset(options.data);
   for (const data::BadRow& bad : dataset->bad_rows())
     spdlog::warn("{}, row {} is left out: {}", options.data, bad.row, bad.reason);
+  dataset = data::with_pictures(dataset, data::ImageFinder(options.images), options.min_hit_rate);
   std::int64_t count = dataset->size();
   if (options.limit > 0) count = std::min(count, options.limit);
   if (count == 0) throw_failure("{} holds no question", options.data);
@@ -73,7 +74,8 @@ Evaluation evaluate(const EvalOptions& options) {
   const models::ModelBundle bundle = models::load_bundle(folder);
   for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
   generation::QuestionBuilder builder(
-      bundle, {options.prompt, options.images, true, {std::int64_t{64} << 20, at::get_num_threads()}});
+      bundle,
+      {options.prompt, options.images, true, {std::int64_t{64} << 20, at::get_num_threads(), options.pictures}});
   if (options.blind) builder.encoder().set_blank(128);
   generation::RolloutEngine engine(*bundle.model, options.engine);
   spdlog::info("eval: {} questions, model {}{}", format_count(count), folder.string(),
@@ -108,7 +110,6 @@ Evaluation evaluate(const EvalOptions& options) {
                    .dump(-1, ' ', false, Json::error_handler_t::replace) +
                "\n";
     }
-    builder.encoder().clear();
     progress.update(end, fmt::format("{} tokens/s", format_count(static_cast<std::int64_t>(
                                                         static_cast<double>(new_tokens) / std::max(seconds, 1e-9)))));
   }

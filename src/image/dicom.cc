@@ -147,10 +147,6 @@ class DicomFile {
       throw_failure("{}: the DICOM file has {} frames; a question is about one picture, so split it first", name_,
                     image.GetDimension(2));
     }
-    const int allocated = image.GetPixelFormat().GetBitsAllocated();
-    if (allocated != 8 && allocated != 16) {
-      throw_failure("{}: DICOM pixels of {} allocated bits are not supported; expected 8 or 16", name_, allocated);
-    }
     result.photometric = text_of(data(), kPhotometric);
     const bool palette = image.GetPhotometricInterpretation() == gdcm::PhotometricInterpretation::PALETTE_COLOR;
     gdcm::ImageApplyLookupTable colours;

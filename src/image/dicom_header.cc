@@ -48,11 +48,15 @@ class Walker {
   std::size_t at() const { return at_; }
   grounding::ImageSize size() const { return {columns_, rows_}; }
 
-  // That all pixels are there: GDCM does not look. `is_rle`: fragments are RLE ones.
+  // That the pixels are of a kind that is read, and all there: GDCM does not look, or stops. `is_rle`: fragments are
+  // RLE ones.
   void check_pixels(bool is_native, bool is_rle) const {
+    if (bits_ != 8 && bits_ != 16) {
+      throw_failure("picture {} is a DICOM file with pixels of {} allocated bits; expected 8 or 16", name_, bits_);
+    }
     const std::int64_t pixels = rows_ * columns_;
     const std::int64_t samples = photometric_ == "YBR_FULL_422" ? 2 : samples_;
-    if (is_native && bits_ % 8 == 0) {
+    if (is_native) {
       const std::int64_t needed = pixels * samples * (bits_ / 8);
       if (static_cast<std::int64_t>(pixel_bytes_.size()) < needed) {
         throw_failure("picture {} is a DICOM file with {} bytes of pixels, expected {}; it is cut off or damaged",

@@ -12,6 +12,8 @@
 namespace thinkvg::image {
 namespace {
 
+constexpr std::int64_t kForgetAfter = 256;
+
 std::int64_t bytes_of(const PreparedPicture& picture) {
   return static_cast<std::int64_t>(picture.pixels.pixels.size());
 }
@@ -50,18 +52,31 @@ void PictureStore::prefetch(const std::vector<std::filesystem::path>& files) {
   if (options_.num_threads == 0) return;
   {
     const std::lock_guard lock(mutex_);
+    ++num_calls_;
+    forget_old();
     for (const std::filesystem::path& file : files) {
       const std::string key = file.string();
       const auto kept = kept_.find(key);
       if ((kept != kept_.end() && kept->second.picture) || tasks_.contains(key)) continue;
       auto task = std::make_shared<Task>();
       task->file = file;
+      task->call = num_calls_;
       queue_.push_back(task);
       tasks_.emplace(key, std::move(task));
     }
     while (static_cast<std::int64_t>(threads_.size()) < options_.num_threads) threads_.emplace_back([this] { work(); });
   }
   changed_.notify_all();
+}
+
+// Who announced a picture may find that it is not needed after all; without this, such pictures would fill the memory.
+void PictureStore::forget_old() {
+  std::erase_if(tasks_, [&](const auto& item) {
+    const Task& task = *item.second;
+    if (task.state != State::done || task.call + kForgetAfter > num_calls_) return false;
+    if (task.picture) ahead_bytes_ -= bytes_of(*task.picture);
+    return true;
+  });
 }
 
 void PictureStore::cancel() {

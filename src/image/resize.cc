@@ -85,6 +85,35 @@ Raster resize_bicubic(const Raster& picture, grounding::ImageSize size) {
   return resized;
 }
 
+grounding::ImageSize smart_resize(grounding::ImageSize original, const SmartResizeOptions& options) {
+  constexpr double kLargestAspect = 200;
+  if (original.width <= 0 || original.height <= 0) {
+    throw_invalid("picture processor: a picture of {} x {} pixels, expected positive sides", original.width,
+                  original.height);
+  }
+  const auto width = static_cast<double>(original.width);
+  const auto height = static_cast<double>(original.height);
+  if (std::max(width, height) / std::min(width, height) > kLargestAspect) {
+    throw_invalid("picture processor: a picture of {} x {} pixels; one side may be at most {} times the other",
+                  original.width, original.height, kLargestAspect);
+  }
+  const std::int64_t side = options.factor;
+  const auto factor = static_cast<double>(side);
+  // nearbyint rounds half to even, as Python does.
+  auto new_height = static_cast<std::int64_t>(std::nearbyint(height / factor)) * side;
+  auto new_width = static_cast<std::int64_t>(std::nearbyint(width / factor)) * side;
+  if (new_height * new_width > options.max_pixels) {
+    const double beta = std::sqrt(height * width / static_cast<double>(options.max_pixels));
+    new_height = std::max(side, static_cast<std::int64_t>(std::floor(height / beta / factor)) * side);
+    new_width = std::max(side, static_cast<std::int64_t>(std::floor(width / beta / factor)) * side);
+  } else if (new_height * new_width < options.min_pixels) {
+    const double beta = std::sqrt(static_cast<double>(options.min_pixels) / (height * width));
+    new_height = static_cast<std::int64_t>(std::ceil(height * beta / factor)) * side;
+    new_width = static_cast<std::int64_t>(std::ceil(width * beta / factor)) * side;
+  }
+  return {new_width, new_height};
+}
+
 Raster pad_to_square(Raster picture) {
   if (picture.width == picture.height) return picture;
   const std::int64_t side = std::max(picture.width, picture.height);

@@ -13,6 +13,7 @@
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
+#include "thinkvg/data/loader.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/rl/policy_loss.h"
 #include "thinkvg/train/example.h"
@@ -166,7 +167,7 @@ class GrpoTrainer {
  public:
   explicit GrpoTrainer(const GrpoOptions& options)
       : options_(options),
-        dataset_(train::open_training_data(options.data)),
+        dataset_(train::open_training_data(options.data, options.images)),
         rewards_(parse_rewards(options.rewards, options.reward)),
         scaling_(parse_advantage_scaling(options.scale_rewards)),
         run_(options.out, options.resume) {
@@ -197,10 +198,14 @@ class GrpoTrainer {
       run_.write_manifest(make_manifest("grpo", options.seed, {{"data", options.data.path}}));
     }
     builder_ = std::make_unique<generation::QuestionBuilder>(
-        bundle_, generation::QuestionBuilder::Options{options.prompt,
-                                                      options.images,
-                                                      options.freeze_vision,
-                                                      {options.run.picture_cache_mb << 20, at::get_num_threads()}});
+        bundle_, generation::QuestionBuilder::Options{
+                     options.prompt,
+                     options.images,
+                     options.freeze_vision,
+                     {options.run.picture_cache_mb << 20, at::get_num_threads(), options.run.pictures}});
+    loader_ = std::make_unique<data::BatchLoader>(
+        dataset_, data::LoaderOptions{options.prompts_per_step, static_cast<std::uint64_t>(options.seed), 2, step_},
+        [this](const std::vector<data::Sample>& samples) { builder_->prefetch(samples); });
     device_ = bundle_.model->parameters().front().device();
     const std::vector<std::int64_t> banned = models::banned_ids(bundle_.model->special_tokens());
     if (!banned.empty()) banned_ = at::tensor(banned, at::kLong).to(device_);
@@ -228,14 +233,11 @@ class GrpoTrainer {
  private:
   Json step() {
     const auto start = Clock::now();
-    std::vector<data::Sample> samples;
-    std::vector<std::int64_t> indices = train::batch_indices(dataset_->size(), options_.prompts_per_step, step_,
-                                                             static_cast<std::uint64_t>(options_.seed));
-    for (const std::int64_t index : indices) samples.push_back(dataset_->get(index));
-    const std::vector<generation::Question> questions = builder_->build(samples);
+    const data::Batch batch = loader_->next();
+    const std::vector<generation::Question> questions = builder_->build(batch.samples);
 
     const auto rollout_start = Clock::now();
-    const std::vector<std::vector<Completion>> completions = roll_out(questions, indices);
+    const std::vector<std::vector<Completion>> completions = roll_out(questions, batch.indices);
     const double rollout_seconds = seconds_since(rollout_start);
 
     const auto reward_start = Clock::now();
@@ -489,6 +491,7 @@ class GrpoTrainer {
   std::unique_ptr<train::AdamW> optimizer_;
   std::shared_ptr<models::VisionLanguageModel> reference_;
   std::unique_ptr<generation::QuestionBuilder> builder_;
+  std::unique_ptr<data::BatchLoader> loader_;  // uses the builder
   at::Device device_ = at::kCPU;
   at::Tensor banned_;
   std::int64_t step_ = 0;

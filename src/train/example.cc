@@ -5,7 +5,8 @@
 #include <numeric>
 
 #include "thinkvg/core/error.h"
-#include "thinkvg/core/random.h"
+#include "thinkvg/data/images.h"
+#include "thinkvg/data/loader.h"
 #include "thinkvg/grounding/response.h"
 #include "thinkvg/nn/token_stats.h"
 #include "thinkvg/nn/workers.h"
@@ -31,6 +32,13 @@ std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& optio
     dataset = data::select(dataset, first);
   }
   if (dataset->size() == 0) throw_failure("{}: no question is left after data.fraction and data.limit", options.path);
+  return dataset;
+}
+
+std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options, const std::string& images) {
+  const auto dataset =
+      data::with_pictures(open_training_data(options), data::ImageFinder(images), options.min_hit_rate);
+  if (dataset->size() == 0) throw_failure("{}: none of its questions has a picture below {}", options.path, images);
   return dataset;
 }
 
@@ -126,20 +134,7 @@ std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector
 
 std::vector<std::int64_t> batch_indices(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t step,
                                         std::uint64_t seed) {
-  std::vector<std::int64_t> indices;
-  std::vector<std::int64_t> order;
-  std::int64_t order_of_pass = -1;
-  for (std::int64_t i = step * batch_size; i < (step + 1) * batch_size; ++i) {
-    const std::int64_t pass = i / dataset_size;
-    if (pass != order_of_pass) {
-      order.resize(static_cast<std::size_t>(dataset_size));
-      std::iota(order.begin(), order.end(), 0);
-      RandomStream({hash_key("data order"), seed, static_cast<std::uint64_t>(pass)}).shuffle(order);
-      order_of_pass = pass;
-    }
-    indices.push_back(order[static_cast<std::size_t>(i % dataset_size)]);
-  }
-  return indices;
+  return data::EpochOrder(dataset_size, batch_size, seed).batch(step);
 }
 
 }  // namespace thinkvg::train

@@ -10,6 +10,7 @@
 #include "thinkvg/core/log.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
+#include "thinkvg/data/loader.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/run_folder.h"
@@ -69,7 +70,7 @@ at::Tensor loss_sum(models::VisionLanguageModel& model, QuestionBuilder& builder
 void run_sft(const SftOptions& options) {
   if (options.batch_size < 1) throw_invalid("batch_size must be at least 1, but is {}", options.batch_size);
   if (options.run.num_threads > 0) at::set_num_threads(static_cast<int>(options.run.num_threads));
-  const auto dataset = open_training_data(options.data);
+  const auto dataset = open_training_data(options.data, options.images);
   std::int64_t steps = options.run.steps;
   if (steps == 0)
     steps = static_cast<std::int64_t>(
@@ -94,7 +95,7 @@ void run_sft(const SftOptions& options) {
   QuestionBuilder builder(bundle, {options.prompt,
                                    options.images,
                                    options.freeze_vision,
-                                   {options.run.picture_cache_mb << 20, at::get_num_threads()}});
+                                   {options.run.picture_cache_mb << 20, at::get_num_threads(), options.run.pictures}});
   std::int64_t num_trained = 0, num_total = 0;
   for (const auto& [name, parameter] : parameters) num_trained += parameter.numel();
   for (const at::Tensor& parameter : model.parameters()) num_total += parameter.numel();
@@ -102,17 +103,15 @@ void run_sft(const SftOptions& options) {
                format_count(dataset->size()), format_count(steps), options.batch_size, format_count(num_trained),
                format_count(num_total), at::get_num_threads());
 
+  data::BatchLoader loader(dataset, {options.batch_size, static_cast<std::uint64_t>(options.seed), 2, step},
+                           [&](const std::vector<data::Sample>& samples) { builder.prefetch(samples); });
   Progress progress("sft", steps, step);
   std::int64_t num_tokens_seen = 0;
   int num_skipped = 0;
   const auto start = Clock::now();
   while (step < steps) {
     const auto step_start = Clock::now();
-    std::vector<data::Sample> samples;
-    for (const std::int64_t index :
-         batch_indices(dataset->size(), options.batch_size, step, static_cast<std::uint64_t>(options.seed)))
-      samples.push_back(dataset->get(index));
-    const std::vector<Question> questions = builder.build(samples);
+    const std::vector<Question> questions = builder.build(loader.next().samples);
     std::vector<TrainingSequence> sequences;
     std::int64_t num_targets = 0, num_tokens = 0;
     for (const Question& question : questions) {

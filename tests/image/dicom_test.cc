@@ -152,6 +152,17 @@ TEST(Dicom, BombsCutAndDamagedFilesAreErrors) {
   }
 }
 
+// Some of what GDCM would stop the process for.
+TEST(Dicom, OtherKindsAreNamed) {
+  std::string bytes = read_file(dicom_folder() / "unsigned_12.dcm");
+  const std::string allocated("\x28\0\0\1US\2\0\x10\0", 10);
+  const std::size_t at = bytes.find(allocated);
+  ASSERT_NE(at, std::string::npos);
+  bytes[at + 8] = 32;
+  EXPECT_THAT(failure_of(bytes), HasSubstr("32 allocated bits; expected 8 or 16"));
+  EXPECT_THAT(failure_of(std::string(128, '\0') + "DICM"), HasSubstr("does not name its transfer syntax"));
+}
+
 TEST(Dicom, RandomDamageNeverCrashes) {
   RandomStream random({78});
   ReadOptions options;

@@ -165,6 +165,17 @@ TEST_F(PictureStoreFiles, CancelForgetsWhatWasNotFetched) {
   EXPECT_EQ(store.get(requests(20, 24)).size(), 4u);
 }
 
+TEST_F(PictureStoreFiles, WhatIsNeverAskedForIsForgotten) {
+  PictureStore store(rule(), options(4 * kSide * kSide, 1));
+  store.prefetch(files(0, 4));
+  ASSERT_TRUE(soon([&] { return store.bytes() == 4 * kSide * kSide; }));
+  for (int call = 0; call < 255; ++call) store.prefetch({});
+  EXPECT_EQ(store.bytes(), 4 * kSide * kSide);
+  store.prefetch({});
+  EXPECT_EQ(store.bytes(), 0);
+  EXPECT_EQ(store.get(requests(0, 4)).size(), 4u);
+}
+
 TEST_F(PictureStoreFiles, ServesSeveralThreads) {
   PictureStore store(rule(), options(6 * kSide * kSide, 2));
   std::vector<std::jthread> threads;

@@ -14,6 +14,8 @@ struct EvalOptions {
   std::string model;
   std::string data;
   std::string images;
+  double min_hit_rate = 1.0;
+  models::PictureOptions pictures;
   std::string out;
   std::string name;
   bool json = false;
@@ -30,7 +32,11 @@ struct EvalOptions {
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
     v.setting("data", data, "Questions with their references.");
-    v.setting("images", images, "Folder that the picture paths are relative to.");
+    v.setting("images", images, "Folder of the pictures, or several separated by commas.");
+    v.setting("min_hit_rate", min_hit_rate,
+              "Share of the questions whose picture must be there; where it is below 1 the questions without are left "
+              "out of the scores.");
+    v.section("pictures", pictures, "How pictures are read and kept.");
     v.setting("out", out, "Folder to write metrics.json and predictions.jsonl to.");
     v.setting("name", name, "Name of this evaluation in reports.");
     v.setting("json", json, "Print the scores as one JSON document instead of a table.");

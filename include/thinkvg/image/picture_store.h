@@ -65,7 +65,7 @@ class PictureStore {
   PictureStore& operator=(const PictureStore&) = delete;
 
   // Starts work on pictures that will be asked for soon, in this order, and returns at once. A failure is kept for the
-  // get() that asks for that picture.
+  // get() that asks for that picture. What was not asked for after 256 further calls is forgotten.
   void prefetch(const std::vector<std::filesystem::path>& files);
   // Forgets what prefetch() asked for and was not fetched: after a jump to another place of a data set.
   void cancel();
@@ -84,6 +84,7 @@ class PictureStore {
     State state = State::waiting;
     std::shared_ptr<const PreparedPicture> picture;
     std::exception_ptr failure;
+    std::int64_t call = 0;  // of prefetch()
   };
   struct Kept {
     std::shared_ptr<const PreparedPicture> picture;  // or
@@ -95,6 +96,7 @@ class PictureStore {
   void run(const std::shared_ptr<Task>& task, std::unique_lock<std::mutex>& lock);
   void keep(const std::string& key, Kept kept);
   void make_room();
+  void forget_old();
   std::shared_ptr<const PreparedPicture> fetch(const PictureRequest& request, std::unique_lock<std::mutex>& lock);
 
   const ResizeRule rule_;
@@ -107,6 +109,7 @@ class PictureStore {
   std::list<std::string> order_;  // of kept_, latest first
   std::int64_t kept_bytes_ = 0;
   std::int64_t ahead_bytes_ = 0;
+  std::int64_t num_calls_ = 0;
   bool stopping_ = false;
   std::vector<std::jthread> threads_;
 };

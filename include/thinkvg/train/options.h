@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "thinkvg/core/settings.h"
+#include "thinkvg/models/picture_options.h"
 
 namespace thinkvg::train {
 
@@ -14,6 +15,7 @@ struct DataOptions {
   bool complement = false;
   std::int64_t split_seed = 0;
   std::int64_t limit = 0;
+  double min_hit_rate = 1.0;
 
   void visit(SettingsVisitor& v) {
     v.setting("path", path, "Data set: ThinkVG parquet, GEMeX JSONL. --data FILE is the same.");
@@ -21,6 +23,10 @@ struct DataOptions {
     v.setting("complement", complement, "Use the patients that `fraction` leaves out instead.");
     v.setting("split_seed", split_seed, "Seed of the choice of patients.");
     v.setting("limit", limit, "Use only the first questions of those; 0: all.");
+    v.setting(
+        "min_hit_rate", min_hit_rate,
+        "Share of the questions whose picture must be there, else the run does not start; where it is below 1 the "
+        "questions without are left out.");
   }
 };
 
@@ -59,6 +65,7 @@ struct RunOptions {
   std::int64_t log_every = 1;
   std::int64_t num_threads = 0;
   std::int64_t picture_cache_mb = 1024;
+  models::PictureOptions pictures;
 
   void visit(SettingsVisitor& v) {
     v.setting("steps", steps, "Number of optimizer steps.");
@@ -67,7 +74,8 @@ struct RunOptions {
     v.setting("keep_last", keep_last, "Checkpoints that are kept.");
     v.setting("log_every", log_every, "Steps between lines of metrics.jsonl.");
     v.setting("num_threads", num_threads, "CPU threads; 0: one a core.");
-    v.setting("picture_cache_mb", picture_cache_mb, "Memory for pictures that are kept decoded and resized.");
+    v.setting("picture_cache_mb", picture_cache_mb, "Memory for pictures that are kept for the next pass.");
+    v.section("pictures", pictures, "How pictures are read and kept.");
   }
 };
 
