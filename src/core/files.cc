@@ -86,10 +86,39 @@ class Sha256 {
 
 std::string read_file(const fs::path& file) {
   if (fs::is_directory(file)) throw_failure("cannot read {}: it is a folder", file.string());
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) throw_failure("cannot open {}: {}", file.string(), std::strerror(errno));
-  std::string content((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  if (stream.bad()) throw_failure("cannot read {}: {}", file.string(), std::strerror(errno));
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) throw_failure("cannot open {}: {}", file.string(), std::strerror(errno));
+  // The size is a first guess only: files of /proc say 0, and a file may grow while it is read.
+  std::error_code unknown;
+  const std::uintmax_t size = fs::file_size(file, unknown);
+  std::string content(unknown ? 0 : static_cast<std::size_t>(size), '\0');
+  std::size_t length = 0;
+  while (true) {
+    if (length == content.size()) {
+      char more[4096];
+      const ssize_t count = ::read(descriptor, more, sizeof more);
+      if (count == 0) break;
+      if (count > 0) {
+        content.append(more, static_cast<std::size_t>(count));
+        length = content.size();
+        content.resize(2 * length);
+        continue;
+      }
+    } else {
+      const ssize_t count = ::read(descriptor, content.data() + length, content.size() - length);
+      if (count == 0) break;
+      if (count > 0) {
+        length += static_cast<std::size_t>(count);
+        continue;
+      }
+    }
+    if (errno == EINTR) continue;
+    const int reason = errno;
+    ::close(descriptor);
+    throw_failure("cannot read {}: {}", file.string(), std::strerror(reason));
+  }
+  ::close(descriptor);
+  content.resize(length);
   return content;
 }
 

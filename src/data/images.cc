@@ -1,20 +1,37 @@
 #include "thinkvg/data/images.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <map>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "data/rows.h"
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/files.h"
+#include "thinkvg/core/log.h"
+#include "thinkvg/core/progress.h"
 
 namespace thinkvg::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<const char*, 3> kExtensions = {".jpg", ".jpeg", ".png"};
+constexpr std::array<const char*, 4> kExtensions = {".jpg", ".jpeg", ".png", ".dcm"};
+constexpr std::string_view kIndexHead = "thinkvg picture index 1";
+constexpr const char* kIndexFolder = ".thinkvg";
+// A folder that changed so shortly before it was read may change again without a new modification time.
+constexpr std::int64_t kUncertain = 2'000'000'000;
 
 bool is_picture(const fs::path& file) {
   std::string extension = file.extension().string();
@@ -28,54 +45,336 @@ bool is_file(const fs::path& file) {
   return fs::is_regular_file(file, ignored);
 }
 
-}  // namespace
+std::int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
 
-struct ImageFinder::StemIndex {
-  std::once_flag once;
-  std::unordered_map<std::string, fs::path> files;
+// One folder as it was read: names only.
+struct Listing {
+  std::int64_t modified = 0;  // nanoseconds
+  std::int64_t read = 0;
+  std::vector<std::string> folders, files;  // sorted
+};
+using Listings = std::map<std::string, Listing>;  // by path relative to the root, "" for the root
+
+Listing read_listing(const fs::path& folder) {
+  Listing listing;
+  std::error_code ignored;
+  for (fs::directory_iterator it(folder, fs::directory_options::skip_permission_denied, ignored), end; it != end;
+       it.increment(ignored)) {
+    if (ignored) break;
+    const std::string name = it->path().filename().string();
+    if (name.empty() || name.front() == '.' || name.find('\n') != std::string::npos) continue;
+    std::error_code unreadable;
+    if (it->is_directory(unreadable))
+      listing.folders.push_back(name);
+    else if (is_picture(name) && it->is_regular_file(unreadable))
+      listing.files.push_back(name);
+  }
+  std::sort(listing.folders.begin(), listing.folders.end());
+  std::sort(listing.files.begin(), listing.files.end());
+  return listing;
+}
+
+// Reads what changed since `old` was made.
+class Walk {
+ public:
+  Walk(const fs::path& root, const Listings& old) : root_(root), old_(old) { visit(""); }
+
+  Listings take() { return std::move(now_); }
+  bool changed() const { return changed_ || now_.size() != old_.size(); }
+
+ private:
+  void visit(const std::string& relative) {
+    const fs::path folder = relative.empty() ? root_ : root_ / relative;
+    struct stat status {};
+    // A link to a folder above it would lead in circles.
+    if (stat(folder.c_str(), &status) != 0 || !seen_.insert({status.st_dev, status.st_ino}).second) return;
+    const std::int64_t modified = std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+    const auto known = old_.find(relative);
+    Listing listing;
+    if (known != old_.end() && known->second.modified == modified && modified < known->second.read - kUncertain) {
+      listing = known->second;
+    } else {
+      const std::int64_t read = now_ns();
+      listing = read_listing(folder);
+      listing.modified = modified;
+      listing.read = read;
+      changed_ = true;
+    }
+    const std::vector<std::string> folders = listing.folders;
+    now_.emplace(relative, std::move(listing));
+    for (const std::string& name : folders) visit(relative.empty() ? name : relative + "/" + name);
+  }
+
+  const fs::path& root_;
+  const Listings& old_;
+  Listings now_;
+  std::set<std::pair<dev_t, ino_t>> seen_;
+  bool changed_ = false;
 };
 
-ImageFinder::ImageFinder(fs::path root) : root_(std::move(root)), index_(std::make_shared<StemIndex>()) {
-  if (!fs::is_directory(root_)) {
-    throw_failure("{}: expected the folder that holds the pictures, but there is no such folder", root_.string());
+std::string to_text(const Listings& listings) {
+  std::string text(kIndexHead);
+  text += '\n';
+  for (const auto& [relative, listing] : listings) {
+    text += fmt::format("D{} {} {}\n", listing.modified, listing.read, relative);
+    for (const std::string& name : listing.folders) text += "S" + name + "\n";
+    for (const std::string& name : listing.files) text += "F" + name + "\n";
   }
+  text += "end\n";
+  return text;
+}
+
+// Nothing where the text is not a whole index.
+std::optional<Listings> from_text(std::string_view text) {
+  Listings listings;
+  Listing* current = nullptr;
+  bool first = true;
+  while (!text.empty()) {
+    const std::size_t end = text.find('\n');
+    if (end == std::string_view::npos) return std::nullopt;
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(end + 1);
+    if (first) {
+      if (line != kIndexHead) return std::nullopt;
+      first = false;
+    } else if (line == "end") {
+      return text.empty() && !listings.empty() ? std::optional(std::move(listings)) : std::nullopt;
+    } else if (line.starts_with('D')) {
+      Listing listing;
+      const char* stop = line.data() + line.size();
+      const auto modified = std::from_chars(line.data() + 1, stop, listing.modified);
+      if (modified.ec != std::errc() || modified.ptr == stop) return std::nullopt;
+      const auto read = std::from_chars(modified.ptr + 1, stop, listing.read);
+      if (read.ec != std::errc() || read.ptr == stop) return std::nullopt;
+      current = &listings[std::string(read.ptr + 1, stop)];
+      *current = std::move(listing);
+    } else if (current != nullptr && line.starts_with('S')) {
+      current->folders.emplace_back(line.substr(1));
+    } else if (current != nullptr && line.starts_with('F')) {
+      current->files.emplace_back(line.substr(1));
+    } else {
+      return std::nullopt;
+    }
+  }
+  return std::nullopt;
+}
+
+fs::path cache_file(const fs::path& root) {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  fs::path base;
+  if (cache != nullptr && *cache != '\0')
+    base = cache;
+  else if (home != nullptr && *home != '\0')
+    base = fs::path(home) / ".cache";
+  if (base.empty()) return {};
+  std::error_code ignored;
+  const fs::path whole = fs::weakly_canonical(root, ignored);
+  return base / "thinkvg" / "pictures" / (sha256_text(whole.string()).substr(0, 16) + ".index");
+}
+
+std::vector<fs::path> parse_folders(const std::string& folders) {
+  std::vector<fs::path> list;
+  if (fs::is_directory(folders)) return {folders};  // a comma may be part of a name
+  for (std::size_t begin = 0; begin <= folders.size();) {
+    const std::size_t end = std::min(folders.find(',', begin), folders.size());
+    list.push_back(trimmed(std::string_view(folders).substr(begin, end - begin)));
+    if (!fs::is_directory(list.back())) {
+      throw_failure("{}: expected the folder that holds the pictures, but there is no such folder",
+                    list.back().string());
+    }
+    begin = end + 1;
+  }
+  return list;
+}
+
+}  // namespace
+
+// The pictures below one folder by their stem.
+class ImageFinder::StemIndex {
+ public:
+  explicit StemIndex(fs::path root) : root_(std::move(root)) {}
+
+  fs::path find(const std::string& stem) {
+    const std::lock_guard lock(mutex_);
+    if (!is_fresh_ && !is_loaded_) load();
+    fs::path file = look_up(stem);
+    if (!is_fresh_ && (file.empty() || !is_file(file))) {
+      refresh();
+      file = look_up(stem);
+    }
+    return file;
+  }
+
+ private:
+  fs::path look_up(const std::string& stem) const {
+    const auto found = files_.find(stem);
+    return found == files_.end() ? fs::path() : root_ / found->second;
+  }
+
+  void load() {
+    is_loaded_ = true;
+    for (const fs::path& place : {root_ / kIndexFolder / "pictures.index", cache_file(root_)}) {
+      if (place.empty() || !is_file(place)) continue;
+      if (std::optional<Listings> listings = from_text(read_file(place))) {
+        listings_ = std::move(*listings);
+        fill();
+        return;
+      }
+    }
+  }
+
+  void refresh() {
+    is_fresh_ = true;
+    // The folder of the index is made before the root is read: making it changes the root.
+    std::error_code ignored;
+    fs::create_directory(root_ / kIndexFolder, ignored);
+    if (listings_.empty()) spdlog::info("listing the pictures below {}", root_.string());
+    Walk walk(root_, listings_);
+    if (!walk.changed()) return;
+    listings_ = walk.take();
+    fill();
+    store();
+  }
+
+  void store() const {
+    const std::string text = to_text(listings_);
+    std::string reason;
+    for (const fs::path& place : {root_ / kIndexFolder / "pictures.index", cache_file(root_)}) {
+      if (place.empty()) continue;
+      try {
+        std::error_code ignored;
+        fs::create_directories(place.parent_path(), ignored);
+        write_file_atomically(place, text);
+        return;
+      } catch (const std::runtime_error& error) {
+        reason = error.what();
+      }
+    }
+    spdlog::debug("the list of pictures below {} is not kept: {}", root_.string(), reason);
+  }
+
+  void fill() {
+    files_.clear();
+    for (const auto& [relative, listing] : listings_) {
+      for (const std::string& name : listing.files) {
+        std::string path = relative.empty() ? name : relative + "/" + name;
+        std::string& file = files_[fs::path(name).stem().string()];
+        // The same choice on every machine, whatever the order of the folder.
+        if (file.empty() || path < file) file = std::move(path);
+      }
+    }
+  }
+
+  const fs::path root_;
+  std::mutex mutex_;
+  bool is_loaded_ = false;
+  bool is_fresh_ = false;  // compared with the folders by this process
+  Listings listings_;
+  std::unordered_map<std::string, std::string> files_;  // relative path by stem
+};
+
+ImageFinder::ImageFinder(const std::string& folders) : folders_(parse_folders(folders)) {
+  for (const fs::path& folder : folders_) indices_.push_back(std::make_shared<StemIndex>(folder));
 }
 
 fs::path ImageFinder::find(const std::string& relative_path) const {
   const fs::path relative = relative_image(relative_path);
   if (relative.empty()) return {};
-  for (const fs::path& base : {root_, root_ / "files"}) {
-    fs::path file = base / relative;
-    if (is_file(file)) return file;
-    for (const char* extension : kExtensions) {
-      file.replace_extension(extension);
-      if (is_file(file)) return file;
+  for (std::size_t i = 0; i < folders_.size(); ++i) {
+    for (const fs::path& place :
+         {folders_[i] / relative, folders_[i] / "files" / relative, folders_[i] / relative.filename()}) {
+      if (is_file(place)) return place;
+      fs::path other = place;
+      for (const char* extension : kExtensions) {
+        other.replace_extension(extension);
+        if (is_file(other)) return other;
+      }
     }
+    fs::path file = indices_[i]->find(relative.stem().string());
+    if (!file.empty()) return file;
   }
-  std::call_once(index_->once, [this] {
-    std::error_code ignored;
-    const auto options =
-        fs::directory_options::skip_permission_denied | fs::directory_options::follow_directory_symlink;
-    for (fs::recursive_directory_iterator it(root_, options, ignored), end; it != end; it.increment(ignored)) {
-      if (ignored || !is_picture(it->path()) || !is_file(it->path())) continue;
-      fs::path& file = index_->files[it->path().stem().string()];
-      // The same choice on every machine, whatever the order of the folder.
-      if (file.empty() || it->path() < file) file = it->path();
-    }
-  });
-  const auto found = index_->files.find(relative.stem().string());
-  return found == index_->files.end() ? fs::path() : found->second;
+  return {};
 }
 
 fs::path ImageFinder::require(const Sample& sample) const {
   fs::path file = find(sample.image);
   if (file.empty()) {
+    std::string places;
+    for (const fs::path& folder : folders_) places += fmt::format("{}{}", places.empty() ? "" : ", ", folder.string());
     throw_failure(
-        "sample {}: its picture '{}' was found neither as {} nor as {} (.jpg, .jpeg, .png), nor by its name anywhere "
-        "under the folder; give the right picture folder",
-        sample.id, sample.image, (root_ / sample.image).string(), (root_ / "files" / sample.image).string());
+        "sample {}: its picture '{}' was not found below {}: neither by its path, with or without files/, as .jpg, "
+        ".jpeg, .png or .dcm, nor by its name anywhere; give the right picture folder",
+        sample.id, sample.image, places);
   }
   return file;
+}
+
+double PictureCheck::hit_rate() const {
+  if (num_rows == 0) return 1.0;
+  return 1.0 - static_cast<double>(missing.size()) / static_cast<double>(num_rows);
+}
+
+std::string PictureCheck::summary() const {
+  const auto num_missing = static_cast<std::int64_t>(missing.size());
+  // Rounded down: 100.0 % is said of all rows only.
+  return fmt::format("{} of {} rows have their picture ({:.1f} %; {} of {} files)",
+                     format_count(num_rows - num_missing), format_count(num_rows), std::floor(hit_rate() * 1000) / 10,
+                     format_count(num_pictures - num_missing_pictures), format_count(num_pictures));
+}
+
+PictureCheck check_pictures(const Dataset& dataset, const ImageFinder& finder) {
+  PictureCheck check;
+  check.num_rows = dataset.size();
+  std::unordered_map<std::string, bool> known;
+  for (std::int64_t i = 0; i < check.num_rows; ++i) {
+    const Sample sample = dataset.get(i);
+    const auto [entry, is_new] = known.try_emplace(sample.image, true);
+    if (is_new) {
+      entry->second = !finder.find(sample.image).empty();
+      ++check.num_pictures;
+      if (!entry->second) ++check.num_missing_pictures;
+    }
+    if (!entry->second) check.missing.push_back({i, sample.id, sample.image});
+  }
+  return check;
+}
+
+std::shared_ptr<const Dataset> with_pictures(std::shared_ptr<const Dataset> dataset, const ImageFinder& finder,
+                                             double min_hit_rate) {
+  if (!(min_hit_rate >= 0 && min_hit_rate <= 1)) {
+    throw_invalid("min_hit_rate must lie between 0 and 1, but is {}", min_hit_rate);
+  }
+  const PictureCheck check = check_pictures(*dataset, finder);
+  spdlog::info("pictures: {}", check.summary());
+  if (check.missing.empty()) return dataset;
+  std::string shown;
+  for (std::size_t i = 0; i < std::min<std::size_t>(3, check.missing.size()); ++i)
+    shown +=
+        fmt::format("\n  row {} (sample {}): {}", check.missing[i].index, check.missing[i].id, check.missing[i].image);
+  if (check.hit_rate() < min_hit_rate) {
+    std::string places;
+    for (const fs::path& folder : finder.folders())
+      places += fmt::format("{}{}", places.empty() ? "" : ", ", folder.string());
+    throw_failure(
+        "only {} under {}, and min_hit_rate is {}. Give the right picture folder, or lower min_hit_rate to go on with "
+        "the rows that have theirs. The first without:{}",
+        check.summary(), places, min_hit_rate, shown);
+  }
+  spdlog::warn("{} rows are left out because their picture is missing:{}",
+               format_count(static_cast<std::int64_t>(check.missing.size())), shown);
+  std::vector<std::int64_t> present;
+  std::size_t next = 0;
+  for (std::int64_t i = 0; i < check.num_rows; ++i) {
+    if (next < check.missing.size() && check.missing[next].index == i)
+      ++next;
+    else
+      present.push_back(i);
+  }
+  return select(std::move(dataset), std::move(present));
 }
 
 }  // namespace thinkvg::data

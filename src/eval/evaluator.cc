@@ -80,7 +80,8 @@ void shuffle_pictures(std::vector<Sample>& samples, std::int64_t seed) {
 }
 
 Questions read_questions(const EvalOptions& options) {
-  const auto dataset = data::open_data(options.data);
+  const auto dataset =
+      data::with_pictures(data::open_data(options.data), data::ImageFinder(options.images), options.data.min_hit_rate);
   Questions questions;
   for (std::int64_t i = 0; i < dataset->size(); ++i) questions.samples.push_back(dataset->get(i));
   if (options.fuse_readers) questions.samples = fuse_readers(questions.samples);
@@ -167,7 +168,9 @@ class Asker {
   Asker(const models::ModelBundle& bundle, const EvalOptions& options)
       : bundle_(bundle),
         options_(options),
-        builder_(bundle, {options.prompt, options.images, true, {std::int64_t{64} << 20, at::get_num_threads()}}),
+        builder_(
+            bundle,
+            {options.prompt, options.images, true, {std::int64_t{64} << 20, at::get_num_threads(), options.pictures}}),
         engine_(*bundle.model, options.engine) {
     if (options.blind) builder_.encoder().set_blank(128);
   }
@@ -220,7 +223,6 @@ class Asker {
       lines += answer.to_json(batch[i].id).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
       asked.answers.insert_or_assign(batch[i].id, std::move(answer));
     }
-    builder_.encoder().clear();
     return lines;
   }
 

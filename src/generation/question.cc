@@ -8,7 +8,7 @@ QuestionBuilder::QuestionBuilder(models::ModelBundle bundle, const Options& opti
     : bundle_(std::move(bundle)), options_(options), finder_(options.images), encoder_(bundle_, options.pictures) {}
 
 std::vector<Question> QuestionBuilder::build(const std::vector<data::Sample>& samples) {
-  std::vector<std::filesystem::path> files;
+  std::vector<image::PictureRequest> requests;
   for (const data::Sample& sample : samples) {
     if (!sample.more_images.empty()) {
       throw_failure(
@@ -16,14 +16,14 @@ std::vector<Question> QuestionBuilder::build(const std::vector<data::Sample>& sa
           "'num_images == 1'",
           sample.id, sample.more_images.size() + 1);
     }
-    files.push_back(finder_.require(sample));
+    requests.push_back({finder_.require(sample), "sample " + sample.id});
   }
   std::vector<Question> questions(samples.size());
   const auto fill = [&](std::size_t i, const models::ImageGrid& grid, const grounding::BoxFrame& frame,
                         const grounding::ImageSize& original) {
     Question& question = questions[i];
     question.sample = samples[i];
-    question.picture = files[i];
+    question.picture = requests[i].file;
     question.grids = {grid};
     question.frame = frame;
     question.original = original;
@@ -35,17 +35,26 @@ std::vector<Question> QuestionBuilder::build(const std::vector<data::Sample>& sa
     question.positions = bundle_.model->token_positions(question.prompt.ids, question.grids);
   };
   if (options_.frozen_vision) {
-    const auto encoded = encoder_.encode(files);
+    const auto encoded = encoder_.encode(requests);
     for (std::size_t i = 0; i < samples.size(); ++i) {
       fill(i, encoded[i]->grid, encoded[i]->frame, encoded[i]->original);
       questions[i].features = encoded[i]->features;
     }
   } else {
-    const auto pictures = encoder_.pictures().get(files);
+    const auto pictures = encoder_.pictures().get(requests);
     for (std::size_t i = 0; i < samples.size(); ++i)
       fill(i, pictures[i]->processed.patches.grids.front(), pictures[i]->processed.frame, pictures[i]->original);
   }
   return questions;
+}
+
+void QuestionBuilder::prefetch(const std::vector<data::Sample>& samples) {
+  std::vector<std::filesystem::path> files;
+  for (const data::Sample& sample : samples) files.push_back(finder_.require(sample));
+  if (options_.frozen_vision)
+    encoder_.prefetch(files);
+  else
+    encoder_.pictures().prefetch(files);
 }
 
 std::vector<at::Tensor> QuestionBuilder::features(const std::vector<const Question*>& questions) {
@@ -54,12 +63,12 @@ std::vector<at::Tensor> QuestionBuilder::features(const std::vector<const Questi
     for (const Question* question : questions) features.push_back(question->features);
     return features;
   }
-  std::vector<std::filesystem::path> files;
-  for (const Question* question : questions) files.push_back(question->picture);
+  std::vector<image::PictureRequest> requests;
+  for (const Question* question : questions) requests.push_back({question->picture, "sample " + question->sample.id});
   models::PixelPatches patches;
   std::vector<at::Tensor> values;
   std::vector<std::int64_t> counts;
-  for (const auto& picture : encoder_.pictures().get(files)) {
+  for (const auto& picture : encoder_.pictures().get(requests)) {
     values.push_back(picture->processed.patches.values);
     patches.grids.push_back(picture->processed.patches.grids.front());
     counts.push_back(bundle_.model->num_image_tokens(patches.grids.back()));

@@ -98,6 +98,10 @@ std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<G
       throw_invalid("a request asks for {} completions; at least 1 is needed", request.num_completions);
     num_completions += request.num_completions;
   }
+  if (requests.empty()) {
+    stats_ = {};
+    return {};
+  }
   const auto num_requests = static_cast<std::int64_t>(requests.size());
   std::int64_t workers = 1;
   if (!on_token_ && model_.parameters().front().device().is_cpu())

@@ -3,74 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <opencv2/core.hpp>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
-#include <optional>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 
 namespace thinkvg::image {
 namespace {
-
-constexpr std::string_view kPngSignature("\x89PNG\r\n\x1a\n", 8);
-
-bool is_jpeg(std::string_view encoded) { return encoded.starts_with("\xff\xd8\xff"); }
-
-// The decoders fill what a cut file lacks with grey and say nothing, so the end mark is looked for here. A thumbnail in
-// the EXIF segment has an end mark of its own: segments before the scan are skipped by their length.
-bool jpeg_is_whole(std::string_view encoded) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(encoded[i]); };
-  std::size_t at = 2;
-  while (at + 4 <= encoded.size()) {
-    if (byte(at) != 0xff) return false;
-    const unsigned marker = byte(at + 1);
-    if (marker == 0xff) {
-      ++at;
-      continue;
-    }
-    if (marker == 0xda) return encoded.find("\xff\xd9", at) != std::string_view::npos;
-    if (marker == 0x01 || (marker >= 0xd0 && marker <= 0xd7)) {
-      at += 2;
-      continue;
-    }
-    at += 2 + (std::size_t{byte(at + 2)} << 8 | byte(at + 3));
-  }
-  return false;
-}
-
-bool png_is_whole(std::string_view encoded) { return encoded.rfind("IEND") != std::string_view::npos; }
-
-// 8-bit with 1, 3 (BGR) or 4 (BGRA) channels -> RGB; transparency shows black.
-Picture to_picture(const cv::Mat& decoded) {
-  cv::Mat eight = decoded;
-  if (decoded.depth() == CV_16U) decoded.convertTo(eight, CV_8U, 1.0 / 257.0);
-  Picture picture;
-  picture.width = eight.cols;
-  picture.height = eight.rows;
-  picture.pixels.resize(static_cast<std::size_t>(3) * eight.cols * eight.rows);
-  cv::Mat rgb(eight.rows, eight.cols, CV_8UC3, picture.pixels.data());
-  switch (eight.channels()) {
-    case 1:
-      cv::cvtColor(eight, rgb, cv::COLOR_GRAY2RGB);
-      break;
-    case 3:
-      cv::cvtColor(eight, rgb, cv::COLOR_BGR2RGB);
-      break;
-    default: {
-      std::uint8_t* out = picture.pixels.data();
-      for (int y = 0; y < eight.rows; ++y) {
-        const std::uint8_t* in = eight.ptr<std::uint8_t>(y);
-        for (int x = 0; x < eight.cols; ++x, in += 4, out += 3) {
-          for (int c = 0; c < 3; ++c) out[c] = static_cast<std::uint8_t>((in[2 - c] * in[3] + 127) / 255);
-        }
-      }
-    }
-  }
-  return picture;
-}
 
 void check(const Picture& picture) {
   const auto wanted = static_cast<std::size_t>(std::max<std::int64_t>(picture.width, 0)) * 3 *
@@ -131,36 +72,38 @@ void draw_dashed(cv::Mat& canvas, cv::Point from, cv::Point to, const cv::Scalar
 
 }  // namespace
 
-Picture decode_picture(std::string_view encoded, const std::string& name) {
-  const bool jpeg = is_jpeg(encoded);
-  if (!jpeg && !encoded.starts_with(kPngSignature)) {
-    throw_failure("{}: expected a JPEG or PNG picture, but it {}", name,
-                  encoded.empty() ? "is empty" : "starts with other bytes; convert it first");
-  }
-  if (jpeg ? !jpeg_is_whole(encoded) : !png_is_whole(encoded)) {
-    throw_failure("{}: the {} data ends too early ({} bytes); the file is cut off, fetch it again", name,
-                  jpeg ? "JPEG" : "PNG", encoded.size());
-  }
-  if (encoded.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
-    throw_failure("{}: {} bytes are too many for one picture", name, encoded.size());
-  }
-  cv::Mat decoded;
-  std::string reason;
-  try {
-    const cv::Mat raw(1, static_cast<int>(encoded.size()), CV_8U, const_cast<char*>(encoded.data()));
-    // "Unchanged" keeps alpha and 16 bits but ignores the EXIF orientation, which matters for JPEG only.
-    decoded = cv::imdecode(raw, jpeg ? cv::IMREAD_COLOR : cv::IMREAD_UNCHANGED);
-  } catch (const cv::Exception& error) {
-    reason = error.err;
-  }
-  if (decoded.empty()) {
-    throw_failure("{}: the {} data is damaged and cannot be decoded{}{}", name, jpeg ? "JPEG" : "PNG",
-                  reason.empty() ? "" : ": ", reason);
-  }
-  return to_picture(decoded);
+Picture decode_picture(std::string_view encoded, const std::string& name, const ReadOptions& options) {
+  return to_picture(decode_raster(encoded, name, options));
 }
 
-Picture read_picture(const std::filesystem::path& file) { return decode_picture(read_file(file), file.string()); }
+Picture read_picture(const std::filesystem::path& file, const ReadOptions& options) {
+  return to_picture(read_raster(file, options));
+}
+
+Picture to_picture(const Raster& raster) {
+  Picture picture{raster.width, raster.height, {}};
+  picture.pixels.resize(static_cast<std::size_t>(3 * raster.width * raster.height));
+  const std::int64_t count = raster.width * raster.height;
+  for (std::int64_t c = 0; c < 3; ++c) {
+    const std::uint8_t* from = raster.plane(raster.channels == 1 ? 0 : c);
+    std::uint8_t* to = picture.pixels.data() + c;
+    for (std::int64_t i = 0; i < count; ++i, to += 3) *to = from[i];
+  }
+  return picture;
+}
+
+Raster to_raster(const Picture& picture) {
+  check(picture);
+  Raster raster{picture.width, picture.height, is_grey(picture) ? 1 : 3, {}};
+  const std::int64_t count = picture.width * picture.height;
+  raster.pixels.resize(static_cast<std::size_t>(raster.channels * count));
+  for (std::int64_t c = 0; c < raster.channels; ++c) {
+    const std::uint8_t* from = picture.pixels.data() + c;
+    std::uint8_t* to = raster.plane(c);
+    for (std::int64_t i = 0; i < count; ++i, from += 3) to[i] = *from;
+  }
+  return raster;
+}
 
 std::string encode_png(const Picture& picture) { return encode(picture, ".png", {}); }
 

@@ -1,20 +1,22 @@
 #include "thinkvg/models/processor.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/grad_mode.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <memory>
 #include <utility>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
+#include "thinkvg/image/patches.h"
+#include "thinkvg/image/resize.h"
 
 namespace thinkvg::models {
 namespace {
 
 constexpr const char* kFileName = "preprocessor_config.json";
-constexpr double kLargestAspect = 200;
 
 class FileReader {
  public:
@@ -62,8 +64,10 @@ void check(const ProcessorOptions& options) {
   }
 }
 
-at::Tensor per_channel(const std::vector<double>& values) {
-  return (at::tensor(values, at::kFloat) * 255.0).view({1, 3, 1, 1});
+std::array<float, 3> per_channel(const std::vector<double>& values) {
+  std::array<float, 3> scaled{};
+  for (std::size_t c = 0; c < 3; ++c) scaled[c] = static_cast<float>(values[c]) * 255.0f;
+  return scaled;
 }
 
 }  // namespace
@@ -132,68 +136,45 @@ Json ImageProcessor::to_json() const {
 }
 
 grounding::ImageSize ImageProcessor::resized(grounding::ImageSize original) const {
-  if (original.width <= 0 || original.height <= 0) {
-    throw_invalid("picture processor: a picture of {} x {} pixels, expected positive sides", original.width,
-                  original.height);
-  }
-  if (options_.pad_to_square) original.width = original.height = std::max(original.width, original.height);
-  const auto width = static_cast<double>(original.width);
-  const auto height = static_cast<double>(original.height);
-  if (std::max(width, height) / std::min(width, height) > kLargestAspect) {
-    throw_invalid("picture processor: a picture of {} x {} pixels; one side may be at most {} times the other",
-                  original.width, original.height, kLargestAspect);
-  }
-  const std::int64_t side = options_.patch_size * options_.merge_size;
-  const auto factor = static_cast<double>(side);
-  // nearbyint rounds half to even, as Python does.
-  auto new_height = static_cast<std::int64_t>(std::nearbyint(height / factor)) * side;
-  auto new_width = static_cast<std::int64_t>(std::nearbyint(width / factor)) * side;
-  if (new_height * new_width > options_.max_pixels) {
-    const double beta = std::sqrt(height * width / static_cast<double>(options_.max_pixels));
-    new_height = std::max(side, static_cast<std::int64_t>(std::floor(height / beta / factor)) * side);
-    new_width = std::max(side, static_cast<std::int64_t>(std::floor(width / beta / factor)) * side);
-  } else if (new_height * new_width < options_.min_pixels) {
-    const double beta = std::sqrt(static_cast<double>(options_.min_pixels) / (height * width));
-    new_height = static_cast<std::int64_t>(std::ceil(height * beta / factor)) * side;
-    new_width = static_cast<std::int64_t>(std::ceil(width * beta / factor)) * side;
-  }
-  return {new_width, new_height};
+  if (options_.pad_to_square && original.width > 0 && original.height > 0)
+    original.width = original.height = std::max(original.width, original.height);
+  return image::smart_resize(original,
+                             {options_.patch_size * options_.merge_size, options_.min_pixels, options_.max_pixels});
+}
+
+image::ResizeRule ImageProcessor::rule() const {
+  return {[processor = *this](grounding::ImageSize original) { return processor.resized(original); },
+          options_.pad_to_square};
 }
 
 ProcessedPicture ImageProcessor::process(const image::Picture& picture) const {
-  if (static_cast<std::int64_t>(picture.pixels.size()) != picture.width * picture.height * 3) {
-    throw_invalid("picture processor: {} bytes for {} x {} RGB pixels", picture.pixels.size(), picture.width,
-                  picture.height);
-  }
-  const at::NoGradGuard no_grad;
-  const grounding::ImageSize size = resized({picture.width, picture.height});
-  const bool pad = options_.pad_to_square && picture.width != picture.height;
-  const image::Picture padded = pad ? image::pad_to_square(picture) : image::Picture{};
-  const image::Picture& source = pad ? padded : picture;
+  image::Raster raster = image::to_raster(picture);
+  const grounding::ImageSize original = raster.size();
+  if (options_.pad_to_square) raster = image::pad_to_square(std::move(raster));
+  return process_prepared({image::resize_bicubic(raster, resized(original)), original});
+}
 
-  // Only read from; from_blob asks for a mutable pointer.
-  auto* bytes = const_cast<std::uint8_t*>(source.pixels.data());
-  at::Tensor pixels = at::from_blob(bytes, {source.height, source.width, 3}, at::TensorOptions(at::kByte))
-                          .permute({2, 0, 1})
-                          .unsqueeze(0);
-  if (source.height != size.height || source.width != size.width) {
-    pixels = at::_upsample_bicubic2d_aa(pixels, {size.height, size.width}, false);
+ProcessedPicture ImageProcessor::process_prepared(const image::PreparedPicture& picture) const {
+  const grounding::ImageSize size = picture.pixels.size();
+  if (size != resized(picture.original)) {
+    const grounding::ImageSize wanted = resized(picture.original);
+    throw_invalid("picture processor: a prepared picture of {} x {} pixels, expected {} x {}", size.width, size.height,
+                  wanted.width, wanted.height);
   }
-  const at::Tensor values =
-      pixels.to(at::kFloat).sub_(per_channel(options_.image_mean)).div_(per_channel(options_.image_std));
-
-  const std::int64_t patch = options_.patch_size;
-  const std::int64_t merge = options_.merge_size;
-  const std::int64_t frames = options_.temporal_patch_size;
-  const ImageGrid grid{1, size.height / patch, size.width / patch};
-  at::Tensor patches = values.view({3, grid.h / merge, merge, patch, grid.w / merge, merge, patch})
-                           .permute({1, 4, 2, 5, 0, 3, 6})
-                           .unsqueeze(5)
-                           .expand({-1, -1, -1, -1, -1, frames, -1, -1})
-                           .reshape({grid.h * grid.w, 3 * frames * patch * patch});
+  image::PatchOptions cut;
+  cut.patch_size = options_.patch_size;
+  cut.merge_size = options_.merge_size;
+  cut.temporal_patch_size = options_.temporal_patch_size;
+  cut.mean = per_channel(options_.image_mean);
+  cut.deviation = per_channel(options_.image_std);
+  image::PatchValues patches = image::cut_patches(picture.pixels, cut);
+  at::Tensor values = at::from_blob(
+      patches.values.release(), {patches.rows, patches.columns},
+      [](void* block) { std::unique_ptr<float[]>(static_cast<float*>(block)).reset(); }, at::TensorOptions(at::kFloat));
+  const ImageGrid grid{1, size.height / options_.patch_size, size.width / options_.patch_size};
   const grounding::BoxFrame frame = options_.pad_to_square ? grounding::BoxFrame::letterbox(size.width)
                                                            : grounding::BoxFrame::stretch(size.width, size.height);
-  return {{std::move(patches), {grid}}, frame};
+  return {{std::move(values), {grid}}, frame};
 }
 
 }  // namespace thinkvg::models

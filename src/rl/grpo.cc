@@ -175,7 +175,7 @@ class GrpoTrainer {
  public:
   explicit GrpoTrainer(const GrpoOptions& options)
       : options_(options),
-        dataset_(train::open_training_data(options.data)),
+        dataset_(train::open_training_data(options.data, options.images)),
         rewards_(options.rewards, reward_options(options), reward_resources(options.engine)),
         scaling_(parse_advantage_scaling(options.scale_rewards)),
         run_(options.out, options.resume, options.run),
@@ -183,10 +183,11 @@ class GrpoTrainer {
         trained_(checkpoint_.empty() ? train::TrainedModel(options.model, options.tuning, options.seed)
                                      : train::TrainedModel(options.model, options.tuning, checkpoint_)),
         optimizer_(trained_.groups(options.optimizer), options.optimizer),
-        builder_(trained_.bundle(), {options.prompt,
-                                     options.images,
-                                     trained_.fixed_features(),
-                                     {options.run.picture_cache_mb << 20, at::get_num_threads()}}),
+        builder_(trained_.bundle(),
+                 {options.prompt,
+                  options.images,
+                  trained_.fixed_features(),
+                  {options.run.picture_cache_mb << 20, at::get_num_threads(), options.run.pictures}}),
         profile_(options.run.profile_steps, run_.path() / "profile.json"),
         device_(trained_.model().output_weight().device()) {
     loss_options_.type = parse_loss_type(options.loss_type);
@@ -303,16 +304,30 @@ class GrpoTrainer {
     for (std::int64_t round = 0;; ++round) {
       const std::int64_t missing = options_.prompts_per_step - static_cast<std::int64_t>(result.groups.size());
       std::vector<Group> groups = draw_groups(missing, result);
-      const bool last = !options_.dynamic_sampling || round == options_.max_refill;
+      // Otherwise they stay: they count in the normaliser, and a KL term moves them.
+      if (!options_.dynamic_sampling) {
+        result.groups = std::move(groups);
+        break;
+      }
       std::vector<Group> dropped;
       for (Group& group : groups) (has_signal(group) ? result.groups : dropped).push_back(std::move(group));
       result.num_dropped += static_cast<std::int64_t>(dropped.size());
-      // Without dynamic sampling they stay: they count in the normaliser, and a KL term moves them.
-      if (!options_.dynamic_sampling || (last && result.groups.empty()))
-        for (Group& group : dropped) result.groups.push_back(std::move(group));
-      if (last || static_cast<std::int64_t>(result.groups.size()) == options_.prompts_per_step) return result;
+      const bool last = round == options_.max_refill;
+      if (last && result.groups.empty()) result.groups = std::move(dropped);
+      if (last || static_cast<std::int64_t>(result.groups.size()) == options_.prompts_per_step) break;
       ++result.num_refills;
     }
+    prefetch_next();
+    return result;
+  }
+
+  // The next step's pictures are read while this one's update is computed.
+  void prefetch_next() {
+    std::vector<data::Sample> samples;
+    for (const std::int64_t index : train::ordered_indices(dataset_->size(), next_prompt_, options_.prompts_per_step,
+                                                           static_cast<std::uint64_t>(options_.seed)))
+      samples.push_back(dataset_->get(index));
+    builder_.prefetch(samples);
   }
 
   std::vector<Group> draw_groups(std::int64_t count, Draw& timed) {

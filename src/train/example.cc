@@ -5,13 +5,21 @@
 #include <numeric>
 
 #include "thinkvg/core/error.h"
-#include "thinkvg/core/random.h"
+#include "thinkvg/data/images.h"
+#include "thinkvg/data/loader.h"
 #include "thinkvg/grounding/response.h"
 #include "thinkvg/nn/workers.h"
 
 namespace thinkvg::train {
 
 std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options) { return data::open_data(options); }
+
+std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options, const std::string& images) {
+  const auto dataset =
+      data::with_pictures(open_training_data(options), data::ImageFinder(images), options.min_hit_rate);
+  if (dataset->size() == 0) throw_failure("{}: none of its questions has a picture below {}", options.path, images);
+  return dataset;
+}
 
 std::string target_text(const data::Sample& sample, const grounding::ImageGeometry& geometry,
                         const grounding::BoxFrame& to, bool think) {
@@ -80,24 +88,14 @@ std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector
 
 std::vector<std::int64_t> batch_indices(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t step,
                                         std::uint64_t seed) {
-  return ordered_indices(dataset_size, step * batch_size, batch_size, seed);
+  return data::EpochOrder(dataset_size, batch_size, seed).batch(step);
 }
 
 std::vector<std::int64_t> ordered_indices(std::int64_t dataset_size, std::int64_t begin, std::int64_t count,
                                           std::uint64_t seed) {
+  data::EpochOrder order(dataset_size, 1, seed);
   std::vector<std::int64_t> indices;
-  std::vector<std::int64_t> order;
-  std::int64_t order_of_pass = -1;
-  for (std::int64_t i = begin; i < begin + count; ++i) {
-    const std::int64_t pass = i / dataset_size;
-    if (pass != order_of_pass) {
-      order.resize(static_cast<std::size_t>(dataset_size));
-      std::iota(order.begin(), order.end(), 0);
-      RandomStream({hash_key("data order"), seed, static_cast<std::uint64_t>(pass)}).shuffle(order);
-      order_of_pass = pass;
-    }
-    indices.push_back(order[static_cast<std::size_t>(i % dataset_size)]);
-  }
+  for (std::int64_t i = begin; i < begin + count; ++i) indices.push_back(order.batch(i).front());
   return indices;
 }
 

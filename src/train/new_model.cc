@@ -230,7 +230,7 @@ void run_warmup(const WarmupOptions& options) {
   optimizer_options.warmup_ratio = 0.05;
   optimizer_options.min_lr_ratio = 0.02;
   AdamW optimizer(std::vector<ParameterGroup>{{parameters}}, optimizer_options);
-  models::PictureCache pictures(bundle.processor, {std::int64_t{4} << 30, at::get_num_threads()});
+  models::PictureCache pictures(bundle.processor, {std::int64_t{4} << 30, at::get_num_threads(), {}});
   spdlog::info(
       "warmup: {} pictures, {} classes, {} steps of {}; the tower learns from region labels, which stands in "
       "for a pretrained tower",

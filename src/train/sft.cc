@@ -15,6 +15,7 @@
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
+#include "thinkvg/data/loader.h"
 #include "thinkvg/generation/question.h"
 #include "thinkvg/nn/head_stats.h"
 #include "thinkvg/nn/workers.h"
@@ -83,17 +84,18 @@ class SftTrainer {
  public:
   explicit SftTrainer(const SftOptions& options)
       : options_(options),
-        dataset_(open_training_data(options.data)),
+        dataset_(open_training_data(options.data, options.images)),
         steps_(num_steps(options, dataset_->size())),
         run_(options.out, options.resume, options.run),
         checkpoint_(options.resume ? run_.latest_checkpoint() : std::filesystem::path()),
         trained_(checkpoint_.empty() ? TrainedModel(options.model, options.tuning, options.seed)
                                      : TrainedModel(options.model, options.tuning, checkpoint_)),
         optimizer_(trained_.groups(options.optimizer), options.optimizer),
-        builder_(trained_.bundle(), {options.prompt,
-                                     options.images,
-                                     trained_.fixed_features(),
-                                     {options.run.picture_cache_mb << 20, at::get_num_threads()}}),
+        builder_(trained_.bundle(),
+                 {options.prompt,
+                  options.images,
+                  trained_.fixed_features(),
+                  {options.run.picture_cache_mb << 20, at::get_num_threads(), options.run.pictures}}),
         profile_(options.run.profile_steps, run_.path() / "profile.json") {
     if (checkpoint_.empty()) {
       run_.write_config(settings_to_json(options));
@@ -106,6 +108,9 @@ class SftTrainer {
       spdlog::info("resuming from {}", checkpoint_.string());
     }
     run_.open_logs(step_);
+    loader_ = std::make_unique<data::BatchLoader>(
+        dataset_, data::LoaderOptions{options.batch_size, static_cast<std::uint64_t>(options.seed), 2, step_},
+        [this](const std::vector<data::Sample>& samples) { builder_.prefetch(samples); });
   }
 
   void run() {
@@ -153,12 +158,8 @@ class SftTrainer {
   }
 
   Batch next_batch() {
-    std::vector<data::Sample> samples;
-    for (const std::int64_t index :
-         batch_indices(dataset_->size(), options_.batch_size, step_, static_cast<std::uint64_t>(options_.seed)))
-      samples.push_back(dataset_->get(index));
     Batch batch;
-    batch.questions = builder_.build(samples);
+    batch.questions = builder_.build(loader_->next().samples);
     for (const Question& question : batch.questions) {
       const std::string answer = target_text(question.sample, question.geometry(), question.frame, options_.think);
       TrainingSequence sequence{&question,
@@ -300,6 +301,7 @@ class SftTrainer {
   TrainedModel trained_;
   AdamW optimizer_;
   QuestionBuilder builder_;
+  std::unique_ptr<data::BatchLoader> loader_;  // uses the builder
   StepProfile profile_;
   std::int64_t step_ = 0;
   std::int64_t num_skipped_ = 0;

@@ -198,5 +198,14 @@ TEST(PeakMemory, GrowsWithUse) {
   EXPECT_GT(peak_memory_bytes(), before + (32 << 20)) << block.back();
 }
 
+TEST(Files, ReadsFilesOfUnknownSize) {
+  EXPECT_EQ(read_file("/dev/null"), "");
+  // Files of /proc say that they are empty.
+  const std::string status = read_file("/proc/self/status");
+  EXPECT_EQ(status.substr(0, 5), "Name:");
+  EXPECT_EQ(status.back(), '\n');
+  EXPECT_THROW(read_file("/proc/self/no_such_file"), std::runtime_error);
+}
+
 }  // namespace
 }  // namespace thinkvg

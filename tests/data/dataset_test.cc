@@ -322,7 +322,7 @@ TEST_F(DataFiles, FindsPicturesInTheUsualPlaces) {
   text_file("files/p10/p10000001/s1/one.jpg", "x");
   text_file("p10/p10000002/s1/two.png", "x");
   text_file("flat/three.png", "x");
-  const ImageFinder finder(folder_);
+  const ImageFinder finder(folder_.string());
   EXPECT_EQ(finder.find("p10/p10000001/s1/one.jpg"), folder_ / "files/p10/p10000001/s1/one.jpg");
   EXPECT_EQ(finder.find("/files/p10/p10000001/s1/one.jpg"), folder_ / "files/p10/p10000001/s1/one.jpg");
   EXPECT_EQ(finder.find("p10/p10000002/s1/two.jpg"), folder_ / "p10/p10000002/s1/two.png");
@@ -334,7 +334,7 @@ TEST_F(DataFiles, FindsPicturesInTheUsualPlaces) {
   sample.image = "p10/p10000003/s9/four.jpg";
   EXPECT_THAT(failure_of([&] { finder.require(sample); }),
               ::testing::AllOf(HasSubstr("sample 12"), HasSubstr("four.jpg"), HasSubstr("files")));
-  EXPECT_THAT(failure_of([&] { ImageFinder(folder_ / "nowhere"); }), HasSubstr("nowhere"));
+  EXPECT_THAT(failure_of([&] { ImageFinder((folder_ / "nowhere").string()); }), HasSubstr("nowhere"));
 }
 
 }  // namespace

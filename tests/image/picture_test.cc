@@ -120,14 +120,14 @@ TEST(Picture, ExifOrientationIsApplied) {
 }
 
 TEST(Picture, BadDataIsNamed) {
-  EXPECT_THAT(failure_of(""), HasSubstr("chest.jpg: expected a JPEG or PNG picture, but it is empty"));
-  EXPECT_THAT(failure_of("GIF89a"), HasSubstr("expected a JPEG or PNG"));
+  EXPECT_THAT(failure_of(""), HasSubstr("chest.jpg: expected a JPEG, PNG or DICOM picture, but it is empty"));
+  EXPECT_THAT(failure_of("GIF89a"), HasSubstr("expected a JPEG, PNG or DICOM"));
   const std::string jpeg = encode_jpeg(gradient(64, 64));
   EXPECT_THAT(failure_of(std::string_view(jpeg).substr(0, jpeg.size() / 2)), HasSubstr("cut off"));
   const std::string png = encode_png(gradient(64, 64));
   EXPECT_THAT(failure_of(std::string_view(png).substr(0, png.size() / 2)), HasSubstr("cut off"));
   std::string damaged = png;
-  for (std::size_t i = 20; i < 40; ++i) damaged[i] = 'x';
+  for (std::size_t i = 40; i < 60; ++i) damaged[i] = 'x';
   EXPECT_THAT(failure_of(damaged), HasSubstr("damaged"));
   EXPECT_THROW(read_picture("/no/such/file.jpg"), std::runtime_error);
 }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "thinkvg/core/files.h"
+#include "thinkvg/image/resize.h"
 #include "thinkvg/models/safetensors.h"
 
 namespace thinkvg::models {
@@ -71,6 +72,43 @@ TEST(ImageProcessorParity, SizesEqualTransformers) {
   }
 }
 
+// The resize of image/ against LibTorch's, which torchvision and with it transformers call.
+TEST(ImageProcessorParity, ResizeEqualsLibTorchToTheBit) {
+  at::manual_seed(3);
+  const at::Tensor sizes = at::randint(1, 420, {60, 4}, at::kLong);
+  for (std::int64_t i = 0; i < 63; ++i) {
+    // The last ones are large, as radiographs are.
+    const auto* row = sizes.const_data_ptr<std::int64_t>() + std::min<std::int64_t>(i, 59) * 4;
+    const std::int64_t height = i < 60 ? row[0] : 1528, width = i < 60 ? row[1] : 1272 + i;
+    const std::int64_t new_height = i < 60 ? row[2] : 28 * (i - 40), new_width = i < 60 ? row[3] : 28 * (i - 50);
+    const at::Tensor pixels = at::randint(0, 256, {1, 3, height, width}, at::kByte);
+    const at::Tensor wanted = at::_upsample_bicubic2d_aa(pixels, {new_height, new_width}, false).contiguous();
+    const auto* bytes = pixels.const_data_ptr<std::uint8_t>();
+    const image::Raster raster{width, height, 3, {bytes, bytes + pixels.numel()}};
+    const image::Raster got = image::resize_bicubic(raster, {new_width, new_height});
+    ASSERT_EQ(got.pixels.size(), static_cast<std::size_t>(wanted.numel()));
+    EXPECT_TRUE(std::equal(got.pixels.begin(), got.pixels.end(), wanted.const_data_ptr<std::uint8_t>()))
+        << width << " x " << height << " to " << new_width << " x " << new_height;
+  }
+}
+
+TEST(ImageProcessor, PreparedPicturesOnlyNeedCutting) {
+  const image::Picture picture = to_picture(stored_state().at("2:pixels"));
+  for (const bool pad : {false, true}) {
+    ProcessorOptions options;
+    options.pad_to_square = pad;
+    options.max_pixels = 100 * 784;
+    const ImageProcessor processor(options);
+    const image::PreparedPicture prepared =
+        image::prepare_picture(image::encode_png(picture), "x", processor.rule(), {});
+    EXPECT_EQ(prepared.original, (grounding::ImageSize{picture.width, picture.height}));
+    const ProcessedPicture got = processor.process_prepared(prepared), wanted = processor.process(picture);
+    EXPECT_TRUE(got.patches.values.equal(wanted.patches.values));
+    EXPECT_EQ(got.frame, wanted.frame);
+    EXPECT_THROW(processor.process_prepared({image::to_raster(picture), prepared.original}), std::invalid_argument);
+  }
+}
+
 TEST(ImageProcessor, LetterboxComesBeforeResizing) {
   const image::Picture picture = to_picture(stored_state().at("2:pixels"));
   ProcessorOptions options;
@@ -128,7 +166,7 @@ TEST(ImageProcessor, BadInputIsNamed) {
       [&] {
         processor.process({4, 4, {1, 2, 3}});
       },
-      ThrowsMessage<std::invalid_argument>(HasSubstr("3 bytes for 4 x 4")));
+      ThrowsMessage<std::invalid_argument>(HasSubstr("4 x 4 pixels needs 48 bytes of RGB, but it has 3")));
   ProcessorOptions flat;
   flat.pad_to_square = false;
   EXPECT_THAT(

@@ -10,4 +10,4 @@ install(DIRECTORY include/thinkvg DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT thinkvgTargets NAMESPACE thinkvg:: DESTINATION "${_package}")
 install(FILES "${CMAKE_BINARY_DIR}/thinkvgConfig.cmake" "${CMAKE_BINARY_DIR}/thinkvgConfigVersion.cmake"
   third_party/cmake/FindLibTorch.cmake third_party/cmake/FindArrowWheel.cmake
-  third_party/cmake/FindOpenCVImages.cmake DESTINATION "${_package}")
+  third_party/cmake/FindOpenCVImages.cmake third_party/cmake/FindGdcmImages.cmake DESTINATION "${_package}")

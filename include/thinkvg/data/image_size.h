@@ -7,8 +7,8 @@
 
 namespace thinkvg::data {
 
-// Width and height of a JPEG or PNG as it is shown (EXIF orientation of a JPEG applied, as read_picture does), out of
-// the file's header alone: no pixel is decoded. Throws std::runtime_error naming the file and what is wrong.
+// Width and height of a JPEG, PNG or DICOM picture as it is shown (EXIF orientation applied, as read_picture does), out
+// of the file's header alone: no pixel is decoded. Throws std::runtime_error naming the file and what is wrong.
 // Thread-safe.
 grounding::ImageSize read_image_size(const std::filesystem::path& file);
 

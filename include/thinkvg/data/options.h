@@ -27,6 +27,7 @@ struct DataOptions {
   std::int64_t mix_size = 0;
   std::int64_t limit = 0;
   bool skip_bad_rows = false;
+  double min_hit_rate = 1.0;
 
   void visit(SettingsVisitor& v) {
     v.setting("path", path, "Data set: a file or folder of a known format. --data FILE is the same.");
@@ -51,6 +52,10 @@ struct DataOptions {
     v.setting("mix_size", mix_size, "Questions of the mixture; 0: until each set has been shown once.");
     v.setting("limit", limit, "Use only the first questions of those; 0: all.");
     v.setting("skip_bad_rows", skip_bad_rows, "Leave rows that cannot be used out; otherwise they are an error.");
+    v.setting(
+        "min_hit_rate", min_hit_rate,
+        "Share of the questions whose picture must be there, else the run does not start; where it is below 1 the "
+        "questions without are left out.");
   }
 };
 

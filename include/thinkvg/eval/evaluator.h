@@ -16,6 +16,7 @@ struct EvalOptions {
   std::string model;
   data::DataOptions data{.skip_bad_rows = true};
   std::string images;
+  models::PictureOptions pictures;
   std::string out;
   std::string name;
   bool json = false;
@@ -38,7 +39,8 @@ struct EvalOptions {
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
     v.section("data", data, "Questions with their references.");
-    v.setting("images", images, "Folder that the picture paths are relative to.");
+    v.setting("images", images, "Folder of the pictures, or several separated by commas.");
+    v.section("pictures", pictures, "How pictures are read and kept.");
     v.setting("out", out, "Folder to write metrics.json and predictions.jsonl to.");
     v.setting("name", name, "Name of this evaluation in reports.");
     v.setting("json", json, "Print the scores as one JSON document instead of a table.");

@@ -33,7 +33,7 @@ class QuestionBuilder {
  public:
   struct Options {
     text::PromptOptions prompt;
-    std::string images;         // root folder
+    std::string images;         // root folder, or several separated by commas
     bool frozen_vision = true;  // features come from memory; otherwise questions carry none
     models::PictureCache::Options pictures;
   };
@@ -41,6 +41,9 @@ class QuestionBuilder {
 
   // Throws std::runtime_error naming the sample whose picture is missing or unreadable.
   std::vector<Question> build(const std::vector<data::Sample>& samples);
+  // Starts reading the pictures of samples that build() will be called for soon, in the background; returns at once.
+  // May be called by another thread than build(). Throws as build() where a picture is missing.
+  void prefetch(const std::vector<data::Sample>& samples);
   // The features of the questions' pictures [I, D] each, with gradient through the tower when it is trained.
   std::vector<at::Tensor> features(const std::vector<const Question*>& questions);
   models::ImageEncoder& encoder() { return encoder_; }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "thinkvg/grounding/geometry.h"
+#include "thinkvg/image/raster.h"
 
 namespace thinkvg::image {
 
@@ -19,10 +20,14 @@ struct Picture {
   grounding::ImageGeometry geometry() const { return grounding::ImageGeometry({width, height}); }
 };
 
-// Reads JPEG or PNG: EXIF orientation applied, grey made RGB, alpha dropped over black, 16-bit scaled to 8.
-// Throws std::runtime_error naming the file and what is wrong. Thread-safe.
-Picture read_picture(const std::filesystem::path& file);
-Picture decode_picture(std::string_view encoded, const std::string& name);
+// Reads JPEG, PNG or DICOM as read_raster does, grey made RGB. Throws std::runtime_error naming the file and what is
+// wrong. Thread-safe.
+Picture read_picture(const std::filesystem::path& file, const ReadOptions& options = {});
+Picture decode_picture(std::string_view encoded, const std::string& name, const ReadOptions& options = {});
+
+// Between pixels side by side and planes; a picture whose pixels are all grey becomes one plane.
+Picture to_picture(const Raster& raster);
+Raster to_raster(const Picture& picture);
 
 // Writes PNG or JPEG (quality 90) by the file's extension, atomically.
 void write_picture(const Picture& picture, const std::filesystem::path& file);

@@ -6,6 +6,7 @@
 #include "thinkvg/core/json.h"
 #include "thinkvg/grounding/geometry.h"
 #include "thinkvg/image/picture.h"
+#include "thinkvg/image/picture_store.h"
 #include "thinkvg/models/vision_language_model.h"
 
 namespace thinkvg::models {
@@ -43,8 +44,11 @@ class ImageProcessor {
   const ProcessorOptions& options() const { return options_; }
   // Size after resizing for a picture of this size (after padding, where that is on).
   grounding::ImageSize resized(grounding::ImageSize original) const;
-  // Thread-safe.
+  // Thread-safe. process_prepared() takes a picture that image::prepare_picture() brought to its size by rule() and
+  // only cuts it.
   ProcessedPicture process(const image::Picture& picture) const;
+  ProcessedPicture process_prepared(const image::PreparedPicture& picture) const;
+  image::ResizeRule rule() const;
 
  private:
   ProcessorOptions options_;

@@ -14,6 +14,9 @@ namespace thinkvg::train {
 
 // Opens the data set of a run, as data::open_data.
 std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options);
+// The same, less the questions whose picture is not below `images` (data::with_pictures): throws std::runtime_error
+// when more are missing than options.min_hit_rate allows.
+std::shared_ptr<const data::Dataset> open_training_data(const DataOptions& options, const std::string& images);
 
 // The text that a model is taught to write: <think>..</think><response>..</response>, boxes in the frame `to`.
 // Without a reference reasoning, or with `think` off, the response alone.

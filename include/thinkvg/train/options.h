@@ -5,6 +5,7 @@
 
 #include "thinkvg/core/settings.h"
 #include "thinkvg/data/options.h"
+#include "thinkvg/models/picture_options.h"
 
 namespace thinkvg::train {
 
@@ -58,6 +59,7 @@ struct RunOptions {
   std::int64_t max_nonfinite_steps = 10;
   bool tensorboard = true;
   std::int64_t profile_steps = 0;
+  models::PictureOptions pictures;
 
   void visit(SettingsVisitor& v) {
     v.setting("steps", steps, "Number of optimizer steps.");
@@ -68,7 +70,8 @@ struct RunOptions {
               "Write checkpoints while training goes on; needs memory for one more copy of weights and optimizer.");
     v.setting("log_every", log_every, "Steps between lines of metrics.jsonl.");
     v.setting("num_threads", num_threads, "CPU threads; 0: one a core.");
-    v.setting("picture_cache_mb", picture_cache_mb, "Memory for pictures that are kept decoded and resized.");
+    v.setting("picture_cache_mb", picture_cache_mb, "Memory for pictures that are kept for the next pass.");
+    v.section("pictures", pictures, "How pictures are read and kept.");
     v.setting("max_nonfinite_steps", max_nonfinite_steps,
               "The run stops after this many steps whose loss or gradient was not finite; each is skipped.");
     v.setting("tensorboard", tensorboard, "Write TensorBoard event files beside metrics.jsonl.");

@@ -30,7 +30,7 @@ struct SftOptions {
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
     v.section("data", data, "Questions to learn from.");
-    v.setting("images", images, "Folder that the picture paths are relative to.");
+    v.setting("images", images, "Folder of the pictures, or several separated by commas.");
     v.setting("out", out, "Run folder to write.");
     v.setting("resume", resume, "Go on from the newest checkpoint in the run folder.");
     v.setting("seed", seed, "Seed of the order of the questions, of new adapters and of dropout.");

@@ -1,0 +1,130 @@
+#include "thinkvg/image/resize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "image/cpu/resize_kernel.h"
+#include "thinkvg/core/error.h"
+
+namespace thinkvg::image {
+namespace {
+
+// Keys' cubic convolution with a = -0.5.
+double cubic(double x) {
+  constexpr double a = -0.5;
+  x = std::abs(x);
+  if (x < 1.0) return ((a + 2) * x - (a + 3)) * x * x + 1;
+  if (x < 2.0) return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
+  return 0.0;
+}
+
+cpu::AxisWeights axis_weights(std::int64_t input, std::int64_t output) {
+  const double scale = static_cast<double>(input) / static_cast<double>(output);
+  const double stretch = std::max(scale, 1.0);  // the filter widens where the picture shrinks
+  const double support = 2.0 * stretch;
+  const double inverse = scale >= 1.0 ? 1.0 / scale : 1.0;
+  const std::int64_t most = static_cast<std::int64_t>(std::ceil(support)) * 2 + 1;
+
+  cpu::AxisWeights axis;
+  axis.stride = (most + 15) / 16 * 16;
+  std::vector<double> weights(static_cast<std::size_t>(axis.stride * output), 0.0);
+  double largest = 0;
+  for (std::int64_t i = 0; i < output; ++i) {
+    const double center = scale * (static_cast<double>(i) + 0.5);
+    const std::int64_t first = std::max<std::int64_t>(static_cast<std::int64_t>(center - support + 0.5), 0);
+    const std::int64_t last = std::min(static_cast<std::int64_t>(center + support + 0.5), input);
+    const std::int64_t taps = std::clamp<std::int64_t>(last - first, 0, most);
+    double* to = weights.data() + i * axis.stride;
+    double total = 0;
+    for (std::int64_t t = 0; t < taps; ++t) {
+      to[t] = cubic((static_cast<double>(t + first) - center + 0.5) * inverse);
+      total += to[t];
+    }
+    for (std::int64_t t = 0; t < taps; ++t) {
+      if (total != 0) to[t] /= total;
+      largest = std::max(largest, to[t]);
+    }
+    axis.first.push_back(first);
+    axis.taps.push_back(taps);
+  }
+  while (axis.precision < 22 && static_cast<int>(0.5 + largest * (1 << (axis.precision + 1))) < (1 << 15))
+    ++axis.precision;
+  const double unit = 1 << axis.precision;
+  axis.weights.reserve(weights.size());
+  for (const double weight : weights)
+    axis.weights.push_back(static_cast<std::int16_t>(weight < 0 ? weight * unit - 0.5 : weight * unit + 0.5));
+  return axis;
+}
+
+}  // namespace
+
+Raster resize_bicubic(const Raster& picture, grounding::ImageSize size) {
+  if (picture.width < 1 || picture.height < 1 || size.width < 1 || size.height < 1) {
+    throw_invalid("cannot resize {} x {} pixels to {} x {}; all sides must be positive", picture.width, picture.height,
+                  size.width, size.height);
+  }
+  if (size.width == picture.width && size.height == picture.height) return picture;
+  const bool change_width = size.width != picture.width, change_height = size.height != picture.height;
+  cpu::AxisWeights across, down;
+  if (change_width) across = axis_weights(picture.width, size.width);
+  if (change_height) down = axis_weights(picture.height, size.height);
+  Raster resized{size.width, size.height, picture.channels, {}};
+  resized.pixels.resize(static_cast<std::size_t>(size.width * size.height * picture.channels));
+  std::vector<std::uint8_t> narrow;
+  if (change_width && change_height) narrow.resize(static_cast<std::size_t>(size.width * picture.height));
+  for (std::int64_t c = 0; c < picture.channels; ++c) {
+    cpu::Plane plane{picture.plane(c), picture.width, picture.height};
+    if (change_width) {
+      std::uint8_t* out = change_height ? narrow.data() : resized.plane(c);
+      cpu::resize_width(plane, across, out);
+      plane = {out, size.width, picture.height};
+    }
+    if (change_height) cpu::resize_height(plane, down, resized.plane(c));
+  }
+  return resized;
+}
+
+grounding::ImageSize smart_resize(grounding::ImageSize original, const SmartResizeOptions& options) {
+  constexpr double kLargestAspect = 200;
+  if (original.width <= 0 || original.height <= 0) {
+    throw_invalid("picture processor: a picture of {} x {} pixels, expected positive sides", original.width,
+                  original.height);
+  }
+  const auto width = static_cast<double>(original.width);
+  const auto height = static_cast<double>(original.height);
+  if (std::max(width, height) / std::min(width, height) > kLargestAspect) {
+    throw_invalid("picture processor: a picture of {} x {} pixels; one side may be at most {} times the other",
+                  original.width, original.height, kLargestAspect);
+  }
+  const std::int64_t side = options.factor;
+  const auto factor = static_cast<double>(side);
+  // nearbyint rounds half to even, as Python does.
+  auto new_height = static_cast<std::int64_t>(std::nearbyint(height / factor)) * side;
+  auto new_width = static_cast<std::int64_t>(std::nearbyint(width / factor)) * side;
+  if (new_height * new_width > options.max_pixels) {
+    const double beta = std::sqrt(height * width / static_cast<double>(options.max_pixels));
+    new_height = std::max(side, static_cast<std::int64_t>(std::floor(height / beta / factor)) * side);
+    new_width = std::max(side, static_cast<std::int64_t>(std::floor(width / beta / factor)) * side);
+  } else if (new_height * new_width < options.min_pixels) {
+    const double beta = std::sqrt(static_cast<double>(options.min_pixels) / (height * width));
+    new_height = static_cast<std::int64_t>(std::ceil(height * beta / factor)) * side;
+    new_width = static_cast<std::int64_t>(std::ceil(width * beta / factor)) * side;
+  }
+  return {new_width, new_height};
+}
+
+Raster pad_to_square(Raster picture) {
+  if (picture.width == picture.height) return picture;
+  const std::int64_t side = std::max(picture.width, picture.height);
+  Raster square{side, side, picture.channels, {}};
+  square.pixels.resize(static_cast<std::size_t>(side * side * picture.channels));
+  const std::int64_t left = (side - picture.width) / 2, top = (side - picture.height) / 2;
+  for (std::int64_t c = 0; c < picture.channels; ++c)
+    for (std::int64_t y = 0; y < picture.height; ++y)
+      std::memcpy(square.plane(c) + (y + top) * side + left, picture.plane(c) + y * picture.width,
+                  static_cast<std::size_t>(picture.width));
+  return square;
+}
+
+}  // namespace thinkvg::image
