@@ -57,14 +57,14 @@ std::int64_t unpack_pictures(const Dataset& dataset, const std::filesystem::path
   std::set<std::string> written;
   for (std::int64_t i = 0; i < dataset.size(); ++i) {
     const std::string name = dataset.get(i).image;
-    if (!written.insert(name).second) continue;
+    if (written.contains(name)) continue;
     const std::string bytes = dataset.embedded_picture(i);
-    if (bytes.empty()) {
-      throw_failure("the data set does not hold the picture '{}' itself; there is nothing to unpack", name);
-    }
+    if (bytes.empty()) continue;  // a row that names a file of its own
+    written.insert(name);
     std::filesystem::create_directories((folder / name).parent_path());
     if (!std::filesystem::exists(folder / name)) write_file_atomically(folder / name, bytes);
   }
+  if (written.empty()) throw_failure("the data set holds no pictures itself; there is nothing to unpack");
   return static_cast<std::int64_t>(written.size());
 }
 
