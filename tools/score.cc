@@ -28,7 +28,7 @@ namespace {
 
 struct ScoreOptions {
   std::string predictions;
-  data::DataOptions data{.skip_bad_rows = true};
+  data::DataOptions data = eval::scored_data();
   std::string images;
   std::string frame;
   bool fuse_readers = false;
