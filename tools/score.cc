@@ -28,7 +28,7 @@ namespace {
 
 struct ScoreOptions {
   std::string predictions;
-  data::DataOptions data{.skip_bad_rows = true};
+  data::DataOptions data = eval::scored_data();
   std::string images;
   std::string frame;
   bool fuse_readers = false;
@@ -244,7 +244,9 @@ int run_score(const Arguments& arguments) {
   });
 
   const auto num_questions = static_cast<std::int64_t>(samples.size());
-  eval::Provenance provenance{eval::subset_text(num_questions, num_questions, options.data), options.prompt};
+  eval::Provenance provenance;
+  provenance.subset = eval::subset_text(num_questions, num_questions, options.data);
+  provenance.prompt = options.prompt;
   provenance.seed = options.metrics.seed;
   provenance.model_sha256 = sha256_file(options.predictions);
   provenance.data_sha256 = eval::sha256_path(options.data.path);

@@ -7,6 +7,7 @@
 #include "thinkvg/data/options.h"
 #include "thinkvg/eval/judge.h"
 #include "thinkvg/eval/metrics.h"
+#include "thinkvg/eval/results.h"
 #include "thinkvg/generation/question.h"
 #include "thinkvg/generation/rollout_engine.h"
 
@@ -14,7 +15,7 @@ namespace thinkvg::eval {
 
 struct EvalOptions {
   std::string model;
-  data::DataOptions data{.skip_bad_rows = true};
+  data::DataOptions data = scored_data();
   std::string images;
   models::PictureOptions pictures;
   std::string out;

@@ -48,6 +48,13 @@ Json provenance_to_json(const Provenance& provenance);
 // is neither.
 std::string sha256_path(const std::filesystem::path& path);
 
+// Data settings of an evaluation: rows that cannot be read are left out and said, not an error.
+inline data::DataOptions scored_data() {
+  data::DataOptions options;
+  options.skip_bad_rows = true;
+  return options;
+}
+
 // "all 3,960 questions", "the first 100 of 3,960 questions; filter: type == \"closed\"": which questions the scores are
 // about, with every setting of `options` that left some out. `all`: questions that the options leave.
 std::string subset_text(std::int64_t used, std::int64_t all, const data::DataOptions& options);
