@@ -231,7 +231,9 @@ int run_score(const Arguments& arguments) {
     }
   });
 
-  eval::Provenance provenance{eval::subset_text(dataset->size(), dataset->size()), options.prompt};
+  eval::Provenance provenance;
+  provenance.subset = eval::subset_text(dataset->size(), dataset->size());
+  provenance.prompt = options.prompt;
   provenance.seed = options.metrics.seed;
   provenance.model_sha256 = sha256_file(options.predictions);
   provenance.data_sha256 = eval::sha256_path(options.data);
