@@ -87,7 +87,9 @@ void PackedRows::finish() {
 }
 
 void PackedRows::close_block() {
-  Block block{.first_row = open_first_, .unpacked_size = static_cast<std::int64_t>(open_.size())};
+  Block block;
+  block.first_row = open_first_;
+  block.unpacked_size = static_cast<std::int64_t>(open_.size());
   const auto* input = reinterpret_cast<const std::uint8_t*>(open_.data());
   std::string packed(static_cast<std::size_t>(codec().MaxCompressedLen(block.unpacked_size, input)), '\0');
   const auto size = codec().Compress(block.unpacked_size, input, static_cast<std::int64_t>(packed.size()),
