@@ -332,10 +332,7 @@ TEST_F(Formats, HubParquetHoldsItsPictures) {
   // The last row names a file instead.
   EXPECT_EQ(dataset->get(3).image, "folder/c.png");
   EXPECT_EQ(dataset->embedded_picture(3), "");
-  EXPECT_EQ(
-      unpack_pictures(*select(std::shared_ptr<const Dataset>(open_dataset(kExcerpts / "hub_vqa.parquet")), {0, 1, 2}),
-                      folder_ / "pictures"),
-      2);
+  EXPECT_EQ(unpack_pictures(*dataset, folder_ / "pictures"), 2) << "the row that names a file is passed over";
   EXPECT_EQ(read_file(folder_ / "pictures" / third.image), dataset->embedded_picture(2));
   EXPECT_THROW(unpack_pictures(*open(kOwn), folder_ / "x"), std::runtime_error);
 }
