@@ -117,22 +117,22 @@ void ImageProcessor::save(const std::filesystem::path& folder) const {
 
 Json ImageProcessor::to_json() const {
   return {{"image_processor_type", "Qwen2VLImageProcessor"},
-                       {"processor_class", "Qwen2_5_VLProcessor"},
-                       {"do_convert_rgb", true},
-                       {"do_resize", true},
-                       {"do_rescale", true},
-                       {"do_normalize", true},
-                       {"resample", 3},
-                       {"rescale_factor", 1.0 / 255},
-                       {"size", {{"shortest_edge", options_.min_pixels}, {"longest_edge", options_.max_pixels}}},
-                       {"min_pixels", options_.min_pixels},
-                       {"max_pixels", options_.max_pixels},
-                       {"patch_size", options_.patch_size},
-                       {"merge_size", options_.merge_size},
-                       {"temporal_patch_size", options_.temporal_patch_size},
-                       {"image_mean", options_.image_mean},
-                       {"image_std", options_.image_std},
-                       {"pad_to_square", options_.pad_to_square}};
+          {"processor_class", "Qwen2_5_VLProcessor"},
+          {"do_convert_rgb", true},
+          {"do_resize", true},
+          {"do_rescale", true},
+          {"do_normalize", true},
+          {"resample", 3},
+          {"rescale_factor", 1.0 / 255},
+          {"size", {{"shortest_edge", options_.min_pixels}, {"longest_edge", options_.max_pixels}}},
+          {"min_pixels", options_.min_pixels},
+          {"max_pixels", options_.max_pixels},
+          {"patch_size", options_.patch_size},
+          {"merge_size", options_.merge_size},
+          {"temporal_patch_size", options_.temporal_patch_size},
+          {"image_mean", options_.image_mean},
+          {"image_std", options_.image_std},
+          {"pad_to_square", options_.pad_to_square}};
 }
 
 grounding::ImageSize ImageProcessor::resized(grounding::ImageSize original) const {

@@ -100,7 +100,7 @@ TEST(FeatureCache, AnythingThatChangesTheFeaturesIsAnotherEntry) {
   {
     const at::NoGradGuard no_grad;
     for (const auto& item : bundle.model->named_parameters())
-      if (item.key().starts_with(bundle.model->vision_prefixes().front())) {
+      if (bundle.model->part_of(item.key()) == ModelPart::vision) {
         item.value().add_(0.125);
         break;
       }
