@@ -138,6 +138,19 @@ class Reader final : public PathVisitor<Reader> {
   throw_invalid("{}: unknown setting '{}'; did you mean '{}'?", source, name, near);
 }
 
+// A section's path may be given by the section's own name, as on the command line: `data: FILE` is data.path.
+void expand_paths(Json& values, const std::string& prefix, const std::vector<SettingInfo>& known) {
+  if (!values.is_object()) return;
+  for (auto& [key, value] : values.items()) {
+    const std::string name = prefix.empty() ? key : prefix + "." + key;
+    const auto names = [&](const std::string& wanted) {
+      return std::any_of(known.begin(), known.end(), [&](const SettingInfo& info) { return info.name == wanted; });
+    };
+    if (value.is_string() && !names(name) && names(name + ".path")) value = Json{{"path", value}};
+    expand_paths(value, name, known);
+  }
+}
+
 void check_keys(const Json& values, const std::string& prefix, const std::vector<SettingInfo>& known,
                 std::string_view source) {
   if (!values.is_object())
@@ -215,8 +228,10 @@ Json write(AnyOptions& options) {
   return writer.values;
 }
 
-void read(AnyOptions& options, const Json& values, std::string_view source) {
-  if (values.is_null()) return;  // an empty file
+void read(AnyOptions& options, const Json& given, std::string_view source) {
+  if (given.is_null()) return;  // an empty file
+  Json values = given;
+  expand_paths(values, "", list(options));
   check_keys(values, "", list(options), source);
   Reader reader(values, source);
   options.visit(reader);

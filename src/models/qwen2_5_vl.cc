@@ -516,9 +516,7 @@ class Qwen2_5Vl final : public VisionLanguageModel {
     return model_->forward(embeddings, positions, attention, checkpointing() && at::GradMode::is_enabled());
   }
 
-  const at::Tensor& output_weight() const override {
-    return lm_head_ ? lm_head_->weight : model_->embedding().weight;
-  }
+  const at::Tensor& output_weight() const override { return lm_head_ ? lm_head_->weight : model_->embedding().weight; }
 
   TokenPositions token_positions(const std::vector<std::int64_t>& ids,
                                  const std::vector<ImageGrid>& grids) const override {

@@ -272,8 +272,9 @@ FolderContent copy_content(const FolderContent& content) {
   for (const auto& [file, tensors] : content.tensors) {
     NamedTensors& copies = copy.tensors[file];
     for (const auto& [name, tensor] : tensors)
-      copies.emplace_back(name, at::empty(tensor.sizes(), tensor.options().device(at::kCPU).requires_grad(false))
-                                    .copy_(tensor.detach()));
+      copies.emplace_back(
+          name,
+          at::empty(tensor.sizes(), tensor.options().device(at::kCPU).requires_grad(false)).copy_(tensor.detach()));
   }
   return copy;
 }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <fstream>
+#include <random>
 
 #include "tests/support/process.h"
 #include "thinkvg/core/json.h"
@@ -71,9 +72,33 @@ class PipelineEndToEnd : public testing::Test {
             "30",
             "--batch_size",
             "8",
-            "--freeze_vision", "--freeze_projector",
+            "--freeze_vision",
+            "--freeze_projector",
             "--optimizer.lr",
             "3e-3"};
+  }
+  // The name of the last checkpoint of a run.
+  static std::string last_checkpoint(const std::filesystem::path& run) {
+    std::string last;
+    std::int64_t highest = -1;
+    for (const auto& entry : std::filesystem::directory_iterator(run / "checkpoints")) {
+      const std::string name = entry.path().filename().string();
+      const std::int64_t step = std::stoll(name.substr(name.find('-') + 1));
+      if (step > highest) {
+        highest = step;
+        last = name;
+      }
+    }
+    return last;
+  }
+  static std::vector<std::string> losses_of(const std::string& file) {
+    std::vector<std::string> losses;
+    std::ifstream stream(file);
+    for (std::string line; std::getline(stream, line);) {
+      const Json json = Json::parse(line);
+      losses.push_back(Json{json["step"], json["loss"]}.dump());
+    }
+    return losses;
   }
   static void expect_done(const ProcessResult& result) { ASSERT_EQ(result.exit_code, 0) << result.err; }
   static void expect_failure(const ProcessResult& result, int exit_code, const std::vector<std::string>& words) {
@@ -153,6 +178,72 @@ TEST_F(PipelineEndToEnd, ReinforcesEvaluatesAndReports) {
   EXPECT_THAT(html, HasSubstr("<svg"));
   EXPECT_THAT(html, HasSubstr("data:image/jpeg;base64"));
   EXPECT_THAT(html, testing::Not(HasSubstr("http://")));
+}
+
+// Killed again and again, at moments that differ from run to run of this test, and resumed: the same weights and logs.
+TEST_F(PipelineEndToEnd, AKilledTrainingGivesTheSameBits) {
+  std::mt19937 moments{std::random_device{}()};
+  const auto sft = [](const std::string& out) {
+    std::vector<std::string> arguments = PipelineEndToEnd::sft(out);
+    arguments.insert(arguments.end(), {"--run.save_every", "2", "--run.async_save", "true", "--lora.rank", "2",
+                                       "--lora.dropout", "0.1", "--run.num_threads", "1"});
+    return arguments;
+  };
+  const auto grpo = [](const std::string& out) {
+    return std::vector<std::string>{"grpo",
+                                    "--model",
+                                    path("sft"),
+                                    "--data",
+                                    path("phantom/data/train.parquet"),
+                                    "--images",
+                                    path("phantom/files"),
+                                    "--out",
+                                    path(out),
+                                    "--run.steps",
+                                    "8",
+                                    "--prompts_per_step",
+                                    "2",
+                                    "--group_size",
+                                    "4",
+                                    "--freeze_vision",
+                                    "--freeze_projector",
+                                    "--sampling.max_new_tokens",
+                                    "24",
+                                    "--run.save_every",
+                                    "1",
+                                    "--rewards",
+                                    "repetition=1",
+                                    "--reward.repetition_unit",
+                                    "tokens",
+                                    "--reward.repetition_ngram",
+                                    "1",
+                                    "--optimizer.lr",
+                                    "1e-3",
+                                    "--run.num_threads",
+                                    "1"};
+  };
+  const auto check = [&](const std::string& name, const auto& arguments_of, const std::string& weights) {
+    SCOPED_TRACE(name);
+    expect_done(run(arguments_of(name + "-whole")));
+    std::vector<std::string> arguments = arguments_of(name + "-killed");
+    arguments.insert(arguments.end(), {"--resume", "true"});
+    std::string command = test::shell_quoted(THINKVG_PROGRAM);
+    for (const std::string& argument : arguments) command += " " + test::shell_quoted(argument);
+    std::vector<int> waits;
+    for (int round = 0; round < 4; ++round) {
+      waits.push_back(std::uniform_int_distribution<int>(300, 2500)(moments));
+      test::run_shell(command + " & pid=$!\nsleep " + std::to_string(waits.back() / 1000.0) +
+                      "\nkill -KILL $pid 2>/dev/null\nwait $pid");
+    }
+    SCOPED_TRACE("killed after " + Json(waits).dump() + " ms");
+    expect_done(run(arguments));
+    const auto last = last_checkpoint(path(name + "-whole"));
+    EXPECT_EQ(sha256_file(path(name + "-killed/checkpoints/" + last + "/" + weights)),
+              sha256_file(path(name + "-whole/checkpoints/" + last + "/" + weights)));
+    EXPECT_EQ(losses_of(path(name + "-killed/metrics.jsonl")), losses_of(path(name + "-whole/metrics.jsonl")));
+  };
+  check("kill-sft", sft, "adapter_model.safetensors");
+  check("kill-grpo", grpo, "model.safetensors");
 }
 
 TEST_F(PipelineEndToEnd, AKilledEvaluationGoesOnWhereItStopped) {
