@@ -14,7 +14,6 @@ using data::QuestionType;
 using data::Sample;
 using grounding::AnswerReading;
 using grounding::Box;
-using grounding::BoxFrame;
 using grounding::Region;
 
 // Answers that count as the same: letters and yes/no by their meaning, other text by its words.
