@@ -13,7 +13,7 @@ rm -rf "$out"/*.log "$out"/skipped.txt
 
 # clang cannot read GCC's precompiled headers, so that it gets the commands of a build without them.
 cmake -S . -B "$out/commands" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON \
-  -DCCACHE=CCACHE-NOTFOUND -DTHINKVG_CUDA=OFF -DTHINKVG_DEPS="$deps" >"$out/configure.txt"
+  -DCCACHE=CCACHE-NOTFOUND -DTHINKVG_UNITY=OFF -DTHINKVG_CUDA=OFF -DTHINKVG_DEPS="$deps" >"$out/configure.txt"
 
 # The oldest marks of what passed go first.
 find "$cache" -type f -mtime +30 -delete

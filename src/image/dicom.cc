@@ -20,7 +20,7 @@
 namespace thinkvg::image {
 namespace {
 
-const gdcm::Tag kPhotometric(0x0028, 0x0004), kBitsStored(0x0028, 0x0101), kPixelRepresentation(0x0028, 0x0103),
+const gdcm::Tag kPhotometricTag(0x0028, 0x0004), kBitsStored(0x0028, 0x0101), kPixelRepresentation(0x0028, 0x0103),
     kWindowCenter(0x0028, 0x1050), kWindowWidth(0x0028, 0x1051), kIntercept(0x0028, 0x1052), kSlope(0x0028, 0x1053),
     kVoiFunction(0x0028, 0x1056), kModalityLut(0x0028, 0x3000), kLutDescriptor(0x0028, 0x3002),
     kLutData(0x0028, 0x3006), kVoiLut(0x0028, 0x3010);
@@ -147,7 +147,7 @@ class DicomFile {
       throw_failure("{}: the DICOM file has {} frames; a question is about one picture, so split it first", name_,
                     image.GetDimension(2));
     }
-    result.photometric = text_of(data(), kPhotometric);
+    result.photometric = text_of(data(), kPhotometricTag);
     const bool palette = image.GetPhotometricInterpretation() == gdcm::PhotometricInterpretation::PALETTE_COLOR;
     gdcm::ImageApplyLookupTable colours;
     if (palette) {
