@@ -2,8 +2,31 @@
 # Static on purpose: a program that uses no tensors then does not load LibTorch, and one without pictures no OpenCV.
 set(THINKVG_AREAS "" CACHE INTERNAL "")
 
+# Sources are compiled five at a time: templates that they share are then made once, which nearly halves a build. What is
+# linked is linked by the batch, so that sources which need a library that others do without stand APART: each list of
+# names, separated by |, makes its own batches.
+function(thinkvg_batches target sources apart)
+  set(names "[^/]*" ${apart})
+  list(REVERSE names)
+  set(kind 0)
+  foreach(pattern IN LISTS names)
+    set(some ${sources})
+    list(FILTER some INCLUDE REGEX "/(${pattern})[.]cc$")
+    list(REMOVE_ITEM sources ${some})
+    math(EXPR kind "${kind} + 1")
+    set(count 0)
+    foreach(source IN LISTS some)
+      math(EXPR batch "${count} / 5")
+      set_source_files_properties("${source}" PROPERTIES UNITY_GROUP "${kind}_${batch}")
+      math(EXPR count "${count} + 1")
+    endforeach()
+  endforeach()
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+  target_compile_options(${target} PRIVATE -Wno-subobject-linkage)
+endfunction()
+
 function(thinkvg_area area)
-  cmake_parse_arguments(ARG "TORCH" "" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "TORCH" "" "DEPENDS;APART" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/${area}/*.cc" "${CMAKE_SOURCE_DIR}/src/${area}/cpu/*.cc")
   # cpu/*_kernel.cc know no tensors; they are compiled with everything that the vectoriser may use.
   set(kernels ${sources})
@@ -17,9 +40,7 @@ function(thinkvg_area area)
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow=local -fopenmp-simd)
     target_include_directories(${target} PRIVATE "${CMAKE_SOURCE_DIR}/src")
     if(THINKVG_UNITY)
-      # A batch repeats its templates once, which nearly halves the build.
-      set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
-      target_compile_options(${target} PRIVATE -Wno-subobject-linkage)
+      thinkvg_batches(${target} "${sources}" "${ARG_APART}")
     endif()
   else()
     set(scope INTERFACE)
