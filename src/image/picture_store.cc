@@ -26,8 +26,14 @@ PreparedPicture prepare_picture(std::string_view encoded, const std::string& nam
   const grounding::ImageSize target = rule.target(shown);
   Raster raster = options.reduced_jpeg ? decode_raster_reduced(encoded, name, target, options.read)
                                        : decode_raster(encoded, name, options.read);
-  if (rule.pad_to_square) raster = pad_to_square(std::move(raster));
-  return {resize_bicubic(raster, target), shown};
+  return {apply_rule(std::move(raster), rule, shown), shown};
+}
+
+Raster apply_rule(Raster raster, const ResizeRule& rule, grounding::ImageSize shown) {
+  if (rule.pad_to_square) raster = pad_to_square(std::move(raster), rule.colour);
+  Raster resized = resize(raster, rule.target(shown), rule.filter);
+  if (rule.crop.width == 0 || resized.size() == rule.crop) return resized;
+  return cut_out(resized, center_crop(resized.size(), rule.crop));
 }
 
 PictureStore::PictureStore(ResizeRule rule, const PictureStoreOptions& options)

@@ -19,10 +19,12 @@ double cubic(double x) {
   return 0.0;
 }
 
-cpu::AxisWeights axis_weights(std::int64_t input, std::int64_t output) {
+double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
+
+cpu::AxisWeights axis_weights(std::int64_t input, std::int64_t output, ResizeFilter filter) {
   const double scale = static_cast<double>(input) / static_cast<double>(output);
   const double stretch = std::max(scale, 1.0);  // the filter widens where the picture shrinks
-  const double support = 2.0 * stretch;
+  const double support = (filter == ResizeFilter::bicubic ? 2.0 : 1.0) * stretch;
   const double inverse = scale >= 1.0 ? 1.0 / scale : 1.0;
   const std::int64_t most = static_cast<std::int64_t>(std::ceil(support)) * 2 + 1;
 
@@ -38,7 +40,8 @@ cpu::AxisWeights axis_weights(std::int64_t input, std::int64_t output) {
     double* to = weights.data() + i * axis.stride;
     double total = 0;
     for (std::int64_t t = 0; t < taps; ++t) {
-      to[t] = cubic((static_cast<double>(t + first) - center + 0.5) * inverse);
+      const double x = (static_cast<double>(t + first) - center + 0.5) * inverse;
+      to[t] = filter == ResizeFilter::bicubic ? cubic(x) : triangle(x);
       total += to[t];
     }
     for (std::int64_t t = 0; t < taps; ++t) {
@@ -59,7 +62,7 @@ cpu::AxisWeights axis_weights(std::int64_t input, std::int64_t output) {
 
 }  // namespace
 
-Raster resize_bicubic(const Raster& picture, grounding::ImageSize size) {
+Raster resize(const Raster& picture, grounding::ImageSize size, ResizeFilter filter) {
   if (picture.width < 1 || picture.height < 1 || size.width < 1 || size.height < 1) {
     throw_invalid("cannot resize {} x {} pixels to {} x {}; all sides must be positive", picture.width, picture.height,
                   size.width, size.height);
@@ -67,8 +70,8 @@ Raster resize_bicubic(const Raster& picture, grounding::ImageSize size) {
   if (size.width == picture.width && size.height == picture.height) return picture;
   const bool change_width = size.width != picture.width, change_height = size.height != picture.height;
   cpu::AxisWeights across, down;
-  if (change_width) across = axis_weights(picture.width, size.width);
-  if (change_height) down = axis_weights(picture.height, size.height);
+  if (change_width) across = axis_weights(picture.width, size.width, filter);
+  if (change_height) down = axis_weights(picture.height, size.height, filter);
   Raster resized{size.width, size.height, picture.channels, {}};
   resized.pixels.resize(static_cast<std::size_t>(size.width * size.height * picture.channels));
   std::vector<std::uint8_t> narrow;
@@ -114,16 +117,35 @@ grounding::ImageSize smart_resize(grounding::ImageSize original, const SmartResi
   return {new_width, new_height};
 }
 
-Raster pad_to_square(Raster picture) {
+Raster cut_out(const Raster& picture, const Crop& crop) {
+  if (crop.left < 0 || crop.top < 0 || crop.width < 1 || crop.height < 1 || crop.left + crop.width > picture.width ||
+      crop.top + crop.height > picture.height) {
+    throw_invalid("cannot cut {} x {} pixels at {}, {} out of {} x {}", crop.width, crop.height, crop.left, crop.top,
+                  picture.width, picture.height);
+  }
+  Raster part{crop.width, crop.height, picture.channels, {}};
+  part.pixels.resize(static_cast<std::size_t>(crop.width * crop.height * picture.channels));
+  for (std::int64_t c = 0; c < picture.channels; ++c)
+    for (std::int64_t y = 0; y < crop.height; ++y)
+      std::memcpy(part.plane(c) + y * crop.width, picture.plane(c) + (y + crop.top) * picture.width + crop.left,
+                  static_cast<std::size_t>(crop.width));
+  return part;
+}
+
+Raster pad_to_square(Raster picture, const std::array<std::uint8_t, 3>& colour) {
   if (picture.width == picture.height) return picture;
   const std::int64_t side = std::max(picture.width, picture.height);
-  Raster square{side, side, picture.channels, {}};
-  square.pixels.resize(static_cast<std::size_t>(side * side * picture.channels));
+  const bool grey = picture.channels == 1 && colour[0] == colour[1] && colour[0] == colour[2];
+  Raster square{side, side, grey ? 1 : 3, {}};
+  square.pixels.resize(static_cast<std::size_t>(side * side * square.channels));
   const std::int64_t left = (side - picture.width) / 2, top = (side - picture.height) / 2;
-  for (std::int64_t c = 0; c < picture.channels; ++c)
+  for (std::int64_t c = 0; c < square.channels; ++c) {
+    std::memset(square.plane(c), colour[static_cast<std::size_t>(c)], static_cast<std::size_t>(side * side));
     for (std::int64_t y = 0; y < picture.height; ++y)
-      std::memcpy(square.plane(c) + (y + top) * side + left, picture.plane(c) + y * picture.width,
+      std::memcpy(square.plane(c) + (y + top) * side + left,
+                  picture.plane(picture.channels == 1 ? 0 : c) + y * picture.width,
                   static_cast<std::size_t>(picture.width));
+  }
   return square;
 }
 

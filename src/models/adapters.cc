@@ -29,7 +29,7 @@ using NamedLinears = std::vector<std::pair<std::string, std::shared_ptr<nn::Line
 NamedLinears linears_of(const VisionLanguageModel& model) {
   NamedLinears linears;
   for (const auto& item : model.named_modules("", false))
-    if (auto linear = std::dynamic_pointer_cast<nn::Linear>(item.value()); linear && item.key() != kHead)
+    if (auto linear = std::dynamic_pointer_cast<nn::Linear>(item.value()); linear && !item.key().ends_with(kHead))
       linears.emplace_back(item.key(), std::move(linear));
   return linears;
 }

@@ -64,12 +64,8 @@ void for_each_index(std::int64_t count, std::int64_t num_threads, const std::fun
 
 // SHA-256 of the tower's weights and of everything that a picture's pixels depend on besides the file.
 std::string tower_hash(const ModelBundle& bundle, const PictureOptions& pictures) {
-  const ProcessorOptions& processor = bundle.processor->options();
-  std::string text =
-      fmt::format("{} {} {} {} {} {} {} {} {} {} {}", processor.patch_size, processor.merge_size,
-                  processor.temporal_patch_size, processor.min_pixels, processor.max_pixels,
-                  fmt::join(processor.image_mean, ","), fmt::join(processor.image_std, ","), processor.pad_to_square,
-                  pictures.reduced_jpeg, pictures.read.dicom, pictures.read.dicom_window);
+  std::string text = fmt::format("{} {} {} {}", bundle.processor->to_json().dump(), pictures.reduced_jpeg,
+                                 pictures.read.dicom, pictures.read.dicom_window);
   text += bundle.model->config().dump();
   for (const auto& item : bundle.model->named_parameters()) {
     if (bundle.model->part_of(item.key()) == ModelPart::language) continue;
@@ -149,10 +145,8 @@ fs::path ImageEncoder::stored_file(const fs::path& picture) {
 
 std::shared_ptr<const EncodedPicture> ImageEncoder::load_stored(const fs::path& picture, const fs::path& stored) const {
   if (!fs::exists(stored)) return nullptr;
-  const ProcessorOptions& processor = bundle_.processor->options();
   const grounding::ImageSize original = image::read_picture_info(picture).shown();
-  const grounding::ImageSize size = bundle_.processor->resized(original);
-  const ImageGrid grid{1, size.height / processor.patch_size, size.width / processor.patch_size};
+  const ImageGrid grid = bundle_.processor->grid(original);
   try {
     const auto tensors = read_safetensors(stored);
     const auto found = tensors.find("features");
@@ -162,10 +156,9 @@ std::shared_ptr<const EncodedPicture> ImageEncoder::load_stored(const fs::path& 
                     bundle_.model->num_image_tokens(grid));
     }
     const at::Device device = bundle_.model->parameters().front().device();
-    const grounding::BoxFrame frame = processor.pad_to_square ? grounding::BoxFrame::letterbox(size.width)
-                                                              : grounding::BoxFrame::stretch(size.width, size.height);
-    return std::make_shared<const EncodedPicture>(EncodedPicture{
-        found->second.to(device, found->second.scalar_type(), false, /*copy=*/true), grid, frame, original});
+    return std::make_shared<const EncodedPicture>(
+        EncodedPicture{found->second.to(device, found->second.scalar_type(), false, /*copy=*/true), grid,
+                       bundle_.processor->frame(original), original});
   } catch (const std::runtime_error& error) {
     spdlog::warn("the stored features are made again: {}", error.what());
     return nullptr;

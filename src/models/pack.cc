@@ -7,6 +7,13 @@ std::int64_t PackBuilder::add(const Sequence& sequence) {
   ids_.insert(ids_.end(), sequence.ids.begin(), sequence.ids.end());
   positions_.push_back(sequence.positions);
   for (const std::int64_t row : sequence.image_rows) image_rows_.push_back(first + row);
+  std::size_t next = 0;
+  for (const at::Tensor& features : sequence.image_features) {
+    const auto length = static_cast<std::size_t>(features.size(0));
+    if (next + length > sequence.image_rows.size()) break;  // embed() says what is wrong
+    if (length > 0) layout_.images.push_back({first + sequence.image_rows[next], static_cast<std::int64_t>(length)});
+    next += length;
+  }
   image_features_.insert(image_features_.end(), sequence.image_features.begin(), sequence.image_features.end());
   layout_.lengths.push_back(static_cast<std::int64_t>(sequence.ids.size()));
   layout_.prefix.push_back(sequence.prefix);

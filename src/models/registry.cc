@@ -2,6 +2,7 @@
 #include <spdlog/fmt/ranges.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <utility>
@@ -9,9 +10,15 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/random.h"
+#include "thinkvg/models/gemma3.h"
+#include "thinkvg/models/llava.h"
 #include "thinkvg/models/qwen2_5_vl.h"
+#include "thinkvg/models/qwen2_vl.h"
+#include "thinkvg/models/qwen3_vl.h"
 #include "thinkvg/models/safetensors.h"
+#include "thinkvg/models/sharding.h"
 #include "thinkvg/models/vision_language_model.h"
+#include "thinkvg/nn/layers.h"
 
 namespace thinkvg::models {
 namespace {
@@ -22,7 +29,8 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {"qwen2_5_vl", make_qwen2_5_vl},
+    {"qwen2_5_vl", make_qwen2_5_vl}, {"qwen2_vl", make_qwen2_vl}, {"qwen3_vl", make_qwen3_vl},
+    {"llava", make_llava},           {"gemma3", make_gemma3},
 };
 
 const Family& family_of(const Json& config) {
@@ -32,7 +40,11 @@ const Family& family_of(const Json& config) {
     if (type == family.model_type) return family;
     names.emplace_back(family.model_type);
   }
-  throw_invalid("config.json: model_type is {}; known model types: {}", type.dump(), fmt::join(names, ", "));
+  throw_invalid(
+      "config.json: model_type is {}; known model types: {}; and llava_llama, llava_mistral with an mm_vision_tower, "
+      "as "
+      "LLaVA's own code writes them",
+      type.dump(), fmt::join(names, ", "));
 }
 
 // A wrong file is the environment's fault, though the same content given to create() is the caller's.
@@ -89,19 +101,29 @@ void append_problems(std::string* report, const char* title, const std::vector<s
   if (!problems.empty()) *report += fmt::format("\n  {} ({}): {}", title, problems.size(), fmt::join(problems, ", "));
 }
 
+// The one tensor whose name ends so, or none.
+auto find_ending(std::map<std::string, at::Tensor>& weights, std::string_view end) {
+  return std::find_if(weights.begin(), weights.end(), [end](const auto& item) { return item.first.ends_with(end); });
+}
+
 // Checkpoints of tied models may carry the head as well; it must then be the embedding.
 void drop_tied_head(std::map<std::string, at::Tensor>& weights, const std::map<std::string, at::Tensor>& parameters,
                     const std::filesystem::path& folder) {
-  const auto head = weights.find("lm_head.weight");
-  const auto embedding = weights.find("model.embed_tokens.weight");
-  if (head == weights.end() || embedding == weights.end() || parameters.contains("lm_head.weight")) return;
+  const auto head = find_ending(weights, "lm_head.weight");
+  const auto embedding = find_ending(weights, "embed_tokens.weight");
+  if (head == weights.end() || embedding == weights.end() || parameters.contains(head->first)) return;
   if (!head->second.equal(embedding->second)) {
     throw_failure(
-        "{}: config.json says tie_word_embeddings, but lm_head.weight differs from model.embed_tokens.weight; set "
-        "tie_word_embeddings to false to use both",
-        folder.string());
+        "{}: config.json says tie_word_embeddings, but lm_head.weight differs from {}; set tie_word_embeddings to "
+        "false to use both",
+        folder.string(), embedding->first);
   }
   weights.erase(head);
+}
+
+// Constants that old checkpoints carry.
+bool is_constant(const std::string& name) {
+  return name.ends_with(".position_ids") || name.ends_with(".rotary_emb.inv_freq");
 }
 
 void fill_parameters(VisionLanguageModel& model, std::map<std::string, at::Tensor> weights,
@@ -134,7 +156,7 @@ void fill_parameters(VisionLanguageModel& model, std::map<std::string, at::Tenso
     append_problems(&report, "of another shape", misshaped);
     throw std::runtime_error(report);
   }
-  for (auto& [name, parameter] : parameters) parameter.set_data(weights.at(name).clone());
+  for (auto& [name, parameter] : parameters) parameter.set_data(weights.at(name));
 }
 
 std::string dtype_text(at::ScalarType type) {
@@ -157,10 +179,20 @@ at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const { return 
 std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
   const Json config = read_config(folder);
   return blaming(folder, [&] {
-    const Family& family = family_of(config);
-    const std::shared_ptr<VisionLanguageModel> model = family.make(config);
+    std::map<std::string, at::Tensor> written = read_weights(folder);
+    Json plain = config;
+    if (is_released_llava(config)) {
+      LlavaImport import = import_released_llava(config, std::move(written), folder);
+      plain = std::move(import.config);
+      written = std::move(import.weights);
+    }
+    const std::shared_ptr<VisionLanguageModel> model = [&] {
+      const nn::WithoutParameterMemory none;
+      return family_of(plain).make(plain);
+    }();
     std::map<std::string, at::Tensor> weights;
-    for (auto& [name, tensor] : read_weights(folder)) {
+    for (auto& [name, tensor] : written) {
+      if (is_constant(name)) continue;
       const std::string registered = model->registered_name(name);
       if (!weights.emplace(registered, tensor).second) {
         throw_failure("{}: two tensors of the checkpoint mean '{}'", folder.string(), registered);
@@ -176,15 +208,18 @@ std::shared_ptr<VisionLanguageModel> create(const Json& config, std::uint64_t se
   const at::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) {
     at::Tensor& parameter = item.value();
-    if (parameter.dim() < 2) {
+    if (parameter.dim() < 2 && !item.key().ends_with("class_embedding")) {
       parameter.fill_(item.key().ends_with(".bias") ? 0.0 : 1.0);
       continue;
     }
     RandomStream random({seed, hash_key(item.key())});
-    const double deviation = 1.0 / std::sqrt(static_cast<double>(parameter.numel() / parameter.size(0)));
+    const std::int64_t fan_in = parameter.dim() < 2 ? parameter.numel() : parameter.numel() / parameter.size(0);
+    const double deviation = 1.0 / std::sqrt(static_cast<double>(fan_in));
     float* values = parameter.mutable_data_ptr<float>();
     for (std::int64_t i = 0; i < parameter.numel(); ++i) values[i] = static_cast<float>(deviation * random.normal());
   }
+  for (const auto& module : model->modules(false))
+    if (const auto norm = std::dynamic_pointer_cast<nn::RmsNorm>(module); norm && norm->centred()) norm->weight.zero_();
   return model;
 }
 
@@ -201,7 +236,7 @@ FolderContent model_content(const VisionLanguageModel& model) {
   content.tensors["model.safetensors"] = std::move(tensors);
   content.texts["config.json"] = config.dump(2) + "\n";
   content.texts["generation_config.json"] = generation.dump(2) + "\n";
-  return content;
+  return in_shards(std::move(content), kLargestShard);
 }
 
 void save(const VisionLanguageModel& model, const std::filesystem::path& folder) {

@@ -44,5 +44,8 @@ at::Tensor cpu_attention(const at::Tensor& query, const at::Tensor& key, const a
 // The same, one sequence at a time with an explicit mask: any device, and the reference of the fast path's tests.
 at::Tensor plain_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                            const AttentionPlan& plan);
+// That under a rule.
+at::Tensor masked_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            const AttentionPlan& plan, const MaskRule& rule);
 
 }  // namespace thinkvg::nn

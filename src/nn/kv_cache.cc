@@ -12,10 +12,12 @@ namespace {
 
 // Any device and dtype: one masked call over the longest row.
 at::Tensor attend_padded(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
-                         const std::vector<std::int64_t>& lengths) {
+                         const std::vector<std::int64_t>& lengths, std::int64_t window) {
   const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   const at::Tensor limit = at::tensor(lengths, at::kLong).to(query.device()).view({-1, 1, 1, 1});
-  const at::Tensor mask = at::arange(longest, query.options().dtype(at::kLong)).view({1, 1, 1, -1}).lt(limit);
+  const at::Tensor places = at::arange(longest, query.options().dtype(at::kLong)).view({1, 1, 1, -1});
+  at::Tensor mask = places.lt(limit);
+  if (window > 0) mask = mask.logical_and(places.ge(limit - window));
   const std::int64_t repeats = query.size(1) / keys.size(1);
   const at::Tensor k = keys.narrow(2, 0, longest).repeat_interleave(repeats, 1);
   const at::Tensor v = values.narrow(2, 0, longest).repeat_interleave(repeats, 1);
@@ -59,6 +61,11 @@ CachedAttention::CachedAttention(KvCache& cache, const std::vector<std::int64_t>
 
 at::Tensor CachedAttention::attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                                    const at::Tensor& value) {
+  return attend_masked(layer, query, key, value, {});
+}
+
+at::Tensor CachedAttention::attend_masked(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
+                                          const at::Tensor& value, const MaskRule& rule) {
   const auto rows = static_cast<std::int64_t>(rows_.size());
   if (query.size(0) != rows)
     throw_invalid("a decoding step takes one token a row: {} tokens came for {} rows", query.size(0), rows);
@@ -88,9 +95,11 @@ at::Tensor CachedAttention::attend(std::int64_t layer, const at::Tensor& query, 
         float* row_values = v_data + place;
         std::copy_n(new_k + i * width, width, row_keys + length * width);
         std::copy_n(new_v + i * width, width, row_values + length * width);
+        const std::int64_t first = rule.window > 0 ? std::max<std::int64_t>(0, length + 1 - rule.window) : 0;
         for (std::int64_t h = 0; h < group; ++h) {
           const std::int64_t at = (i * group + h) * width;
-          cpu::decode_attention_row({q_data + at, row_keys, row_values, length + 1, width, scores.data(), out + at});
+          cpu::decode_attention_row({q_data + at, row_keys + first * width, row_values + first * width,
+                                     length + 1 - first, width, scores.data(), out + at});
         }
       }
     });
@@ -102,7 +111,7 @@ at::Tensor CachedAttention::attend(std::int64_t layer, const at::Tensor& query, 
   keys.transpose(1, 2).index_put_({row_index, at_index}, key);
   values.transpose(1, 2).index_put_({row_index, at_index}, value);
   for (std::int64_t& length : lengths) ++length;
-  return attend_padded(query, keys.index_select(0, row_index), values.index_select(0, row_index), lengths);
+  return attend_padded(query, keys.index_select(0, row_index), values.index_select(0, row_index), lengths, rule.window);
 }
 
 }  // namespace thinkvg::nn

@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "thinkvg/core/error.h"
@@ -69,10 +70,7 @@ struct CpuRotation final : torch::autograd::Function<CpuRotation> {
   }
 };
 
-}  // namespace
-
-RotaryTable multimodal_rotary(const at::Tensor& positions, const std::vector<std::int64_t>& sections, double theta,
-                              std::int64_t head_dim) {
+void check_sections(const at::Tensor& positions, const std::vector<std::int64_t>& sections, std::int64_t head_dim) {
   const std::int64_t total = std::accumulate(sections.begin(), sections.end(), std::int64_t{0});
   if (positions.dim() != 2 || positions.size(0) != 3) {
     throw_invalid("rotary embedding: expected positions [3, T], got [{}]", fmt::join(positions.sizes(), ", "));
@@ -81,17 +79,54 @@ RotaryTable multimodal_rotary(const at::Tensor& positions, const std::vector<std
     throw_invalid("rotary embedding: sections [{}] sum to {}, expected half the head width {}",
                   fmt::join(sections, ", "), total, head_dim);
   }
+}
+
+// Frequency i turns with axis axes[i] of positions [3, T].
+RotaryTable deal_axes(const at::Tensor& positions, const std::vector<std::int64_t>& axes, double theta,
+                      std::int64_t head_dim) {
   const at::NoGradGuard no_grad;
   const at::Tensor angles =
       positions.to(at::kFloat).unsqueeze(-1) * frequencies(theta, head_dim, positions.device());  // [3, T, K/2]
-  std::vector<at::Tensor> parts;
-  std::int64_t start = 0;
-  for (std::size_t i = 0; i < sections.size(); ++i) {
-    parts.push_back(angles.select(0, static_cast<std::int64_t>(i % 3)).narrow(1, start, sections[i]));
-    start += sections[i];
-  }
-  const at::Tensor dealt = at::cat(parts, 1);
+  const at::Tensor chosen = at::tensor(axes, at::kLong).to(positions.device()).view({1, 1, -1});
+  const at::Tensor dealt = angles.gather(0, chosen.expand({1, angles.size(1), -1})).squeeze(0);
   return {dealt.cos(), dealt.sin()};
+}
+
+}  // namespace
+
+RotaryTable multimodal_rotary(const at::Tensor& positions, const std::vector<std::int64_t>& sections, double theta,
+                              std::int64_t head_dim) {
+  check_sections(positions, sections, head_dim);
+  std::vector<std::int64_t> axes;
+  for (std::size_t i = 0; i < sections.size(); ++i)
+    axes.insert(axes.end(), static_cast<std::size_t>(sections[i]), static_cast<std::int64_t>(i % 3));
+  return deal_axes(positions, axes, theta, head_dim);
+}
+
+RotaryTable interleaved_rotary(const at::Tensor& positions, const std::vector<std::int64_t>& sections, double theta,
+                               std::int64_t head_dim) {
+  check_sections(positions, sections, head_dim);
+  if (sections.size() != 3) {
+    throw_invalid("rotary embedding: sections [{}]; interleaved ones are three", fmt::join(sections, ", "));
+  }
+  std::vector<std::int64_t> axes(static_cast<std::size_t>(head_dim / 2), 0);
+  for (std::size_t axis = 1; axis < 3; ++axis) {
+    const auto end = std::min(axes.size(), static_cast<std::size_t>(3 * sections[axis]));
+    for (std::size_t i = axis; i < end; i += 3) axes[i] = static_cast<std::int64_t>(axis);
+  }
+  return deal_axes(positions, axes, theta, head_dim);
+}
+
+RotaryTable linear_rotary(const at::Tensor& positions, double theta, double factor, std::int64_t head_dim) {
+  if (positions.dim() != 1 || !(factor > 0) || head_dim % 2 != 0) {
+    throw_invalid("rotary embedding: expected positions [T], a factor above 0 and an even head width; got [{}], {}, {}",
+                  fmt::join(positions.sizes(), ", "), factor, head_dim);
+  }
+  const at::NoGradGuard no_grad;
+  at::Tensor turns = frequencies(theta, head_dim, positions.device());
+  if (factor != 1) turns = turns / factor;
+  const at::Tensor angles = positions.to(at::kFloat).unsqueeze(-1) * turns;
+  return {angles.cos(), angles.sin()};
 }
 
 RotaryTable axial_rotary(const at::Tensor& coordinates, double theta, std::int64_t head_dim) {

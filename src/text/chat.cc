@@ -293,6 +293,9 @@ std::string template_text(const fs::path& folder) {
 }
 
 std::string_view name_of_family(const Json& config) {
+  // What a checkpoint of LLaVA's own code keeps when it is saved in the layout of Hugging Face.
+  for (const ChatTemplate& chat : chat_templates())
+    if (config.value("conversation", Json()) == chat.name) return chat.name;
   const std::string type = config.value("model_type", "");
   if (type == "qwen2_vl" || type == "qwen2_5_vl") return "qwen2_vl";
   if (type == "qwen3_vl" || type == "qwen3_vl_moe") return "qwen3_vl";

@@ -4,10 +4,12 @@
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include <cmath>
+#include <fstream>
 
 #include "thinkvg/core/files.h"
 #include "thinkvg/models/qwen2_5_vl.h"
 #include "thinkvg/models/safetensors.h"
+#include "thinkvg/models/sharding.h"
 
 namespace thinkvg::models {
 namespace {
@@ -195,6 +197,125 @@ TEST(Registry, BadConfigsAreNamed) {
   refuse("vision_config", "num_heads", 8, "4 divides");
   refuse("vision_config", "window_size", 7, "smaller than one merged cell");
   refuse("vision_config", "depth", 0, "depth is 0, expected a positive integer");
+}
+
+// The other families: their checkpoints' config.json with one key changed.
+TEST(Registry, BadConfigsOfEachFamilyAreNamed) {
+  const auto refuse = [](const char* checkpoint, const char* section, const char* key, const Json& value,
+                         const std::string& message) {
+    Json config = read_json_file(std::filesystem::path(THINKVG_TEST_DATA) / checkpoint / "config.json");
+    (section[0] == '\0' ? config : config[section])[key] = value;
+    EXPECT_THAT([&] { create(config, 0); }, ThrowsMessage<std::invalid_argument>(HasSubstr(message)))
+        << checkpoint << " " << key;
+  };
+  refuse("qwen2_vl/untied", "vision_config", "hidden_size", 12, "must equal text_config.hidden_size");
+  refuse("qwen2_vl/untied", "vision_config", "hidden_act", "mish", "hidden_act is 'mish'; supported are silu");
+  refuse("qwen3_vl/tied", "vision_config", "deepstack_visual_indexes", {0, 3}, "holds 3; there are layers 0 to 2");
+  refuse("llava/vicuna", "text_config", "model_type", "phi", "'phi'; supported are llama, mistral");
+  refuse("llava/vicuna", "vision_config", "model_type", "dinov2", "'dinov2'; supported are clip_vision_model");
+  refuse("llava/vicuna", "text_config", "rope_parameters", {{"rope_type", "llama3"}}, "'llama3'");
+  refuse("llava/vicuna", "", "vision_feature_layer", -5, "vision_feature_layer -5 of a tower of 3 layers");
+  refuse("llava/vicuna", "", "vision_feature_select_strategy", "cls", "'cls', expected 'default' or 'full'");
+  refuse("gemma3/tied", "", "mm_tokens_per_image", 16, "a square whose side divides the 6 patches");
+  refuse("gemma3/tied", "text_config", "final_logit_softcapping", 30.0, "soft caps are not supported");
+  refuse("gemma3/tied", "text_config", "layer_types", {"chunked"}, "expected a list of 3 kinds");
+}
+
+// Weights are views of the file, not copies of it; writing to them leaves it as it is.
+TEST(Registry, LoadingCopiesNothing) {
+  const auto folder = new_folder("mapped");
+  save(*load(stored("tied")), folder);
+  const auto model = load(folder);
+  std::uintptr_t begin = 0, end = 0;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    if (!line.ends_with((folder / "model.safetensors").string())) continue;
+    std::size_t used = 0;
+    begin = std::stoull(line, &used, 16);
+    end = std::stoull(line.substr(used + 1), nullptr, 16);
+  }
+  ASSERT_GT(end, begin) << "the file is not mapped";
+  for (const auto& item : model->named_parameters()) {
+    const auto place = reinterpret_cast<std::uintptr_t>(item.value().const_data_ptr());
+    EXPECT_TRUE(begin <= place && place < end) << item.key();
+  }
+  const at::NoGradGuard no_grad;
+  const std::string before = sha256_file(folder / "model.safetensors");
+  for (at::Tensor& parameter : model->parameters()) parameter.fill_(2);
+  EXPECT_EQ(sha256_file(folder / "model.safetensors"), before);
+  EXPECT_FALSE(load(folder)->parameters().front().equal(model->parameters().front()));
+}
+
+TEST(Registry, LargeModelsAreWrittenInShards) {
+  const auto model = load(stored("tied"));
+  FolderContent content = in_shards(model_content(*model), 60'000);
+  EXPECT_FALSE(content.tensors.contains("model.safetensors"));
+  const Json index = Json::parse(content.texts.at("model.safetensors.index.json"));
+  const std::size_t count = content.tensors.size();
+  EXPECT_GT(count, 2u);
+  std::size_t total = 0;
+  for (const auto& [file, tensors] : content.tensors) {
+    EXPECT_TRUE(file.ends_with(fmt::format("-of-{:05}.safetensors", count))) << file;
+    std::size_t bytes = 0;
+    for (const auto& [name, tensor] : tensors) {
+      EXPECT_EQ(index.at("weight_map").at(name), file);
+      bytes += tensor.nbytes();
+    }
+    EXPECT_TRUE(bytes <= 60'000 || tensors.size() == 1) << file;
+    total += bytes;
+  }
+  EXPECT_EQ(index.at("metadata").at("total_size"), total);
+  const auto folder = new_folder("shards");
+  write_content(content, folder);
+  const auto expected = parameters_of(*model), got = parameters_of(*load(folder));
+  ASSERT_EQ(got.size(), expected.size());
+  for (const auto& [name, tensor] : expected) EXPECT_TRUE(got.at(name).equal(tensor)) << name;
+  EXPECT_TRUE(in_shards(model_content(*model), kLargestShard).tensors.contains("model.safetensors"));
+}
+
+TEST(Registry, CentredNormsStartAtZero) {
+  const auto config = read_json_file(std::filesystem::path(THINKVG_TEST_DATA) / "gemma3/tied/config.json");
+  const auto parameters = parameters_of(*create(config, 3));
+  EXPECT_TRUE(parameters.at("language_model.model.norm.weight").equal(at::zeros(20)));
+  EXPECT_TRUE(parameters.at("vision_tower.vision_model.post_layernorm.weight").equal(at::ones(18)));
+}
+
+// LLaVA's own layout: what it lacks is named.
+TEST(Registry, ReleasedLlavaSaysWhatIsMissing) {
+  const auto data = std::filesystem::path(THINKVG_TEST_DATA) / "llava_med";
+  const auto folder = new_folder("llava_med");
+  const auto copy = [&](const char* checkpoint) {
+    std::filesystem::copy_file(data / checkpoint / "model.safetensors", folder / "model.safetensors",
+                               std::filesystem::copy_options::overwrite_existing);
+    return read_json_file(data / checkpoint / "config.json");
+  };
+  Json config = copy("v1");
+  write_file_atomically(folder / "config.json", config.dump());
+  EXPECT_THAT([&] { load(folder); }, ThrowsMessage<std::runtime_error>(
+                                         AllOf(HasSubstr("holds no vision tower"), HasSubstr("somebody/tiny-clip"))));
+  config["mm_vision_tower"] = (data / "tiny-clip").string();
+  write_file_atomically(folder / "config.json", config.dump());
+  EXPECT_EQ(load(folder)->config().at("conversation"), "llava_v1");
+  // A tower in the checkpoint needs no CLIP folder: its settings come from its weights.
+  config = copy("v1_5");
+  config["mm_vision_tower"] = "nowhere/clip";
+  write_file_atomically(folder / "config.json", config.dump());
+  const auto model = load(folder);
+  EXPECT_EQ(model->num_image_tokens({1, 3, 3}), 9);
+  EXPECT_EQ(model->config().at("vision_config").at("num_attention_heads"), 1);
+  config["mm_projector_type"] = "mlp3x_gelu";
+  write_file_atomically(folder / "config.json", config.dump());
+  EXPECT_THAT([&] { load(folder); },
+              ThrowsMessage<std::runtime_error>(HasSubstr("'mlp3x_gelu'; supported are linear, mlp2x_gelu")));
+}
+
+TEST(Registry, TowersOfOneSizeNameOtherGrids) {
+  const auto model = load(std::filesystem::path(THINKVG_TEST_DATA) / "llava/vicuna");
+  EXPECT_THAT(
+      [&] {
+        model->encode_images({at::ones({6, 48}), {{1, 2, 3}}});
+      },
+      ThrowsMessage<std::invalid_argument>(HasSubstr("this tower sees 1 x 3 x 3")));
 }
 
 TEST(Qwen2_5Vl, BadInputsAreNamed) {

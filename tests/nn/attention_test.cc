@@ -28,7 +28,7 @@ Inputs random_inputs(std::int64_t num_tokens, std::int64_t heads, std::int64_t k
 }
 
 // Softmax over the visible keys, written out: the meaning of a layout.
-at::Tensor written_out(const Inputs& in, const SequenceLayout& layout, bool causal) {
+at::Tensor written_out(const Inputs& in, const SequenceLayout& layout, bool causal, const MaskRule& rule = {}) {
   const std::int64_t num_tokens = layout.num_tokens();
   at::Tensor visible = at::zeros({num_tokens, num_tokens}, at::kBool);
   std::vector<std::int64_t> starts;
@@ -42,6 +42,21 @@ at::Tensor written_out(const Inputs& in, const SequenceLayout& layout, bool caus
         const std::int64_t prefix = layout.prefix[i];
         visible[row].slice(0, starts[prefix], starts[prefix] + layout.lengths[prefix]).fill_(true);
       }
+    }
+    if (rule.image_blocks) {
+      for (const SequenceLayout::Block& block : layout.images) {
+        const std::int64_t last = block.start + block.length;
+        visible.slice(0, block.start, last).slice(1, block.start, last).fill_(true);
+      }
+    }
+    for (std::int64_t row = start; row < end && rule.window > 0; ++row) {
+      const std::int64_t prefix = layout.prefix.empty() ? -1 : layout.prefix[i];
+      // The own tokens first; what is left of the window reaches into the end of the prefix.
+      visible[row].slice(0, start, std::max(start, row - rule.window + 1)).fill_(false);
+      if (prefix < 0) continue;
+      const std::int64_t left = std::max<std::int64_t>(0, rule.window - (row - start + 1));
+      const std::int64_t prefix_end = starts[prefix] + layout.lengths[prefix];
+      visible[row].slice(0, starts[prefix], std::max(starts[prefix], prefix_end - left)).fill_(false);
     }
     start = end;
   }
@@ -177,6 +192,24 @@ TEST(Attention, RecordsKeysAndValuesPerLayer) {
   EXPECT_FALSE(attention.recorded()[0].value.requires_grad());
 }
 
+TEST(Attention, WindowsAndImageBlocksFollowTheirMask) {
+  const Inputs in = random_inputs(40, 4, 2, 6);
+  const SequenceLayout layout{{9, 14, 6, 0, 11}, {-1, -1, 1, 1, 1}, {{2, 4}, {10, 3}, {14, 5}}};
+  for (const MaskRule& rule : {MaskRule{4, false}, MaskRule{0, true}, MaskRule{4, true}, MaskRule{100, false}}) {
+    PackedAttention attention(layout);
+    const at::Tensor got = attention.attend_masked(0, in.query, in.key, in.value, rule);
+    const at::Tensor wanted = written_out(in, layout, true, rule);
+    EXPECT_LE((got - wanted).abs().max().item<double>(), 1e-10) << rule.window << " " << rule.image_blocks;
+    const auto got_gradients = gradients(in, got), wanted_gradients = gradients(in, wanted);
+    for (std::size_t i = 0; i < 3; ++i)
+      EXPECT_LE((got_gradients[i] - wanted_gradients[i]).abs().max().item<double>(), 1e-10);
+  }
+  // A rule that changes nothing takes the fast path.
+  PackedAttention attention(layout);
+  EXPECT_TRUE(attention.attend_masked(0, in.query, in.key, in.value, {25, false})
+                  .equal(attention.attend(0, in.query, in.key, in.value)));
+}
+
 TEST(Attention, BadLayoutsAreNamed) {
   const auto refuse = [](const SequenceLayout& layout, const char* text) {
     EXPECT_THAT([&] { layout.check(); }, ThrowsMessage<std::invalid_argument>(HasSubstr(text)));
@@ -186,6 +219,9 @@ TEST(Attention, BadLayoutsAreNamed) {
   refuse({{3, 1}, {-1, 1}}, "sequence 1 has prefix 1");
   refuse({{3, 1}, {-1, -2}}, "sequence 1 has prefix -2");
   refuse({{3, 1, 2}, {-1, 0, 1}}, "sequence 2 continues 1, which itself continues 0");
+  refuse({{3, 4}, {}, {{1, 1}, {2, 3}}}, "picture 1 of 3 tokens from 2 on");
+  refuse({{3, 4}, {}, {{4, 2}, {1, 1}}}, "picture 1 of 1 tokens from 1 on");
+  refuse({{3}, {}, {{0, 2}, {1, 2}}}, "picture 1 of 2 tokens from 1 on");
   PackedAttention attention({{5}, {}});
   EXPECT_THAT(
       [&] {

@@ -1,4 +1,4 @@
-"""Writes the reference states of tests/models/qwen2_5_vl_parity_test.cc with transformers.
+"""Writes the reference states of tests/models/family_parity_test.cc with transformers.
 
 Usage: python tests/parity/write_qwen2_5_vl.py [--out tests/data/qwen2_5_vl]
 

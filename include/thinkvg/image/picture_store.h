@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "thinkvg/image/raster.h"
+#include "thinkvg/image/resize.h"
 
 namespace thinkvg::image {
 
@@ -24,11 +26,17 @@ struct PreparedPicture {
   grounding::ImageSize original;
 };
 
-// How a picture comes to its size: padded to a square where that is asked for, then resized to target(shown size).
+// How a picture comes to its size: padded to a square where that is asked for, then resized to target(shown size), then
+// cut to its middle where there is a size for that.
 struct ResizeRule {
   std::function<grounding::ImageSize(grounding::ImageSize)> target;
   bool pad_to_square = false;
+  std::array<std::uint8_t, 3> colour = {};  // of the padding
+  ResizeFilter filter = ResizeFilter::bicubic;
+  grounding::ImageSize crop = {};  // 0 x 0: all of it
 };
+// `shown`: the picture's size where `raster` is not that of the file (decoded reduced).
+Raster apply_rule(Raster raster, const ResizeRule& rule, grounding::ImageSize shown);
 
 struct PictureStoreOptions {
   ReadOptions read;

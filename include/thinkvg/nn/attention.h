@@ -17,12 +17,27 @@ struct AttentionPlan;
 // padding. Where `prefix` is given, sequence i continues sequence prefix[i] < i: its tokens see all tokens of that one,
 // besides their own past. prefix[i] = -1: it starts by itself. A prefix must itself start by itself.
 struct SequenceLayout {
+  // Neighbouring tokens of one sequence, counted in the row.
+  struct Block {
+    std::int64_t start = 0;
+    std::int64_t length = 0;
+    bool operator==(const Block&) const = default;
+  };
+
   std::vector<std::int64_t> lengths;
   std::vector<std::int64_t> prefix;  // empty: no sequence has one
+  // The image tokens of each picture, in ascending order: what a MaskRule may let see each other.
+  std::vector<Block> images = {};
 
   std::int64_t num_tokens() const;
   // Throws std::invalid_argument naming the first sequence that breaks the rules above.
   void check() const;
+};
+
+// How a layer's attention differs from plain causal attention.
+struct MaskRule {
+  std::int64_t window = 0;    // a token sees itself and the window - 1 tokens before it; 0: its whole past
+  bool image_blocks = false;  // tokens of one picture see each other, the later ones too (within the window)
 };
 
 // How the queries of one forward pass find their keys: in the pack itself (training, prefill) or in a cache (decoding).
@@ -34,6 +49,9 @@ class AttentionContext {
   // scaled by 1 / sqrt(K).
   virtual at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                             const at::Tensor& value) = 0;
+  // The same under a rule. Here: attend() for the plain rule, std::invalid_argument for others.
+  virtual at::Tensor attend_masked(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
+                                   const at::Tensor& value, const MaskRule& rule);
   // A context with the same effect that may outlive this one and records nothing, for a pass that is repeated
   // (activation checkpointing). Throws std::invalid_argument where a pass cannot be repeated: a decoding cache.
   virtual std::shared_ptr<AttentionContext> repeatable() const;
@@ -53,6 +71,10 @@ class PackedAttention final : public AttentionContext {
 
   at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                     const at::Tensor& value) override;
+  // Sequences that the rule changes are computed one by one with an explicit mask, the pack as a whole by attend()
+  // where it changes none.
+  at::Tensor attend_masked(std::int64_t layer, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                           const MaskRule& rule) override;
 
   struct KeyValue {
     at::Tensor key;    // [T, J, K]
@@ -63,6 +85,7 @@ class PackedAttention final : public AttentionContext {
 
  private:
   explicit PackedAttention(std::shared_ptr<const AttentionPlan> plan);
+  void record_layer(std::int64_t layer, const at::Tensor& key, const at::Tensor& value);
 
   std::shared_ptr<const AttentionPlan> plan_;
   bool record_ = false;

@@ -54,6 +54,9 @@ class CachedAttention final : public AttentionContext {
   CachedAttention(KvCache& cache, const std::vector<std::int64_t>& rows);
   at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                     const at::Tensor& value) override;
+  // Of the rule only the window matters: the token of a step belongs to no picture.
+  at::Tensor attend_masked(std::int64_t layer, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                           const MaskRule& rule) override;
 
  private:
   KvCache& cache_;

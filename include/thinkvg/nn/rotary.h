@@ -20,6 +20,15 @@ struct RotaryTable {
 RotaryTable multimodal_rotary(const at::Tensor& positions, const std::vector<std::int64_t>& sections, double theta,
                               std::int64_t head_dim);
 
+// The same with the axes interleaved (Qwen3-VL): of the first 3 * sections[1] frequencies every third from the second
+// on belongs to the height, of the first 3 * sections[2] every third from the third on to the width, the rest to time.
+RotaryTable interleaved_rotary(const at::Tensor& positions, const std::vector<std::int64_t>& sections, double theta,
+                               std::int64_t head_dim);
+
+// Rotary embedding by one axis: positions [T] int64, frequencies theta^(-2i/K) / factor (linear scaling; Chen et al.
+// 2023, arXiv 2306.15595).
+RotaryTable linear_rotary(const at::Tensor& positions, double theta, double factor, std::int64_t head_dim);
+
 // Two-dimensional rotary embedding of vision towers: coordinates [2, T] int64 are row and column; the first K/4
 // angles of a token turn with its row, the next K/4 with its column, both by frequencies theta^(-4i/K). K is a
 // multiple of 4.
