@@ -1,6 +1,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "thinkvg/eval/evaluator.h"
+#include "thinkvg/rl/local_judge.h"
 #include "tools/commands.h"
 
 namespace thinkvg::tools {
@@ -11,7 +12,10 @@ int run_eval(const Arguments& arguments) {
   require_setting("eval", "model", options.model, "DIR");
   require_setting("eval", "data", options.data.path, "FILE");
   require_setting("eval", "images", options.images, "ROOT");
-  const eval::Evaluation evaluation = eval::evaluate(options);
+  eval::Judge judge;
+  if (options.judge.is_given())
+    judge = eval::make_answer_judge(options.judge, rl::reward_resources(options.engine).local_judge);
+  const eval::Evaluation evaluation = eval::evaluate(options, judge);
   if (options.json)
     fmt::print("{}\n", eval::scores_to_json(evaluation.scores).dump(2));
   else

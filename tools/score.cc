@@ -34,6 +34,7 @@ struct ScoreOptions {
   bool fuse_readers = false;
   bool detection = false;
   std::string judge_scores;
+  rewards::JudgeOptions judge = eval::answer_judge_options();
   std::string name;
   std::string prompt;
   bool baselines = true;
@@ -55,6 +56,7 @@ struct ScoreOptions {
     v.setting("fuse_readers", fuse_readers, "Fuse the boxes of several readers of a picture (VinDr-CXR) first.");
     v.setting("detection", detection, "Average precision of the boxes by the names of their regions, too.");
     v.setting("judge_scores", judge_scores, "JSON lines of a judge's grades, for the AR-score.");
+    v.section("judge", judge, "A judge to ask now, for the AR-score; its grades are kept in `out`/judge.jsonl.");
     v.setting("name", name, "Name of the system in reports.");
     v.setting("prompt", prompt, "How the questions were put, in words, for reports.");
     v.setting("baselines", baselines, "Score the most frequent answer and random boxes, too.");
@@ -169,11 +171,35 @@ grounding::ImageGeometry geometry_of(const Work& work) {
   return grounding::ImageGeometry(work.picture->size.value_or(grounding::ImageSize{1, 1}));
 }
 
-void write_results(const ScoreOptions& options, const Json& document, const std::string& lines) {
-  const std::filesystem::path folder = options.out;
+void make_folder(const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) throw_failure("cannot make the folder {}: {}", folder.string(), error.message());
+}
+
+// Grades of a file, or of the judge that is asked now; a question without a prediction is not put to it.
+eval::JudgeFile judge_answers(const ScoreOptions& options, const std::vector<Work>& work, eval::TextFormat format,
+                              const eval::Judge& judge) {
+  if (!options.judge_scores.empty()) return eval::read_judge_scores(options.judge_scores);
+  if (!judge) return {};
+  std::vector<eval::JudgeRequest> requests;
+  for (const Work& item : work) {
+    if (!item.prediction) continue;
+    const std::string response = eval::to_tagged_response(item.prediction->text, format);
+    const auto parsed = grounding::parse_response(response, item.frame, false);
+    requests.push_back({*item.sample, parsed.has_answer ? parsed.answer : response, parsed.think});
+  }
+  std::filesystem::path kept;
+  if (!options.out.empty()) {
+    make_folder(options.out);
+    kept = std::filesystem::path(options.out) / "judge.jsonl";
+  }
+  return eval::run_judge(requests, judge, {kept});
+}
+
+void write_results(const ScoreOptions& options, const Json& document, const std::string& lines) {
+  const std::filesystem::path folder = options.out;
+  make_folder(folder);
   write_file_atomically(folder / "predictions.jsonl", lines);
   write_file_atomically(folder / "config.yaml", to_yaml(settings_to_json(options)));
   const Json manifest =
@@ -192,6 +218,10 @@ int run_score(const Arguments& arguments) {
   require_setting("score", "predictions", options.predictions, "FILE");
   require_setting("score", "data", options.data.path, "FILE");
   options.metrics.check();
+  if (options.judge.is_given() && !options.judge_scores.empty())
+    throw_invalid("give --judge_scores, a file of grades, or a judge to ask, not both");
+  eval::Judge judge;
+  if (options.judge.is_given()) judge = eval::make_answer_judge(options.judge);
   std::optional<grounding::BoxFrame> frame;
   if (!options.frame.empty()) frame = grounding::BoxFrame::parse(options.frame);
   if (options.reading.format != "auto") eval::parse_text_format(options.reading.format);
@@ -250,19 +280,17 @@ int run_score(const Arguments& arguments) {
   provenance.seed = options.metrics.seed;
   provenance.model_sha256 = sha256_file(options.predictions);
   provenance.data_sha256 = eval::sha256_path(options.data.path);
-  std::int64_t num_judged = 0;
-  if (!options.judge_scores.empty()) {
-    const eval::JudgeFile judged = eval::read_judge_scores(options.judge_scores);
-    num_judged = eval::apply_judge_scores(questions, judged.scores);
-    provenance.judge = judged.judge.empty() ? "unnamed" : judged.judge;
-  }
+  const eval::JudgeFile judged = judge_answers(options, work, file.format, judge);
+  const std::int64_t num_judged = eval::apply_judge_scores(questions, judged.scores);
+  const bool is_judged = judge || !options.judge_scores.empty();
+  if (is_judged) provenance.judge = judged.judge.empty() ? "unnamed" : judged.judge;
 
   const eval::Scores scores = eval::summarize(questions, options.metrics);
   Json json = eval::scores_to_json(scores);
   if (!options.name.empty()) json["name"] = options.name;
   json["num_missing"] = missing.size();
   json["num_bad_rows"] = dataset->bad_rows().size();
-  if (!options.judge_scores.empty()) json["num_judged"] = num_judged;
+  if (is_judged) json["num_judged"] = num_judged;
   json["rules"]["frame"] = frame ? frame->name() : "as the predictions say, else the reference's own";
   json["rules"]["format"] = eval::text_format_name(file.format);
   json["predictions"] = options.predictions;

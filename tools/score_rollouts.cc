@@ -26,7 +26,6 @@ struct RolloutScoreOptions {
   std::string rollouts;
   std::string data;
   std::string images;
-  bool expect_think = true;
   bool json = false;
   std::string out;
   std::vector<std::string> rewards = thinkvg::rewards::default_rewards();
@@ -36,7 +35,6 @@ struct RolloutScoreOptions {
     v.setting("rollouts", rollouts, "Completions that a run logged: RUN/samples/completions.jsonl.");
     v.setting("data", data, "Take questions and references from this data set instead of from the log.");
     v.setting("images", images, "Image root; only needed where the log holds no sizes of the pictures.");
-    v.setting("expect_think", expect_think, "Count a response without <think> as incomplete, as grpo does.");
     v.setting("json", json, "Print one JSON document instead of a table.");
     v.setting("out", out, "Folder for rewards.json and rollouts.jsonl (one line per completion).");
     v.setting("rewards", rewards, "Rewards with their weights, as for grpo; default: the run's own.");
@@ -184,9 +182,8 @@ int run_score_rollouts(const Arguments& arguments) {
   std::vector<LoggedRollout> rollouts = rewards::read_rollouts(options.rollouts);
   add_references(rollouts, options.data);
   GeometrySource geometries(options.images);
-  for (LoggedRollout& rollout : rollouts) {
-    rollout.prepare(geometries.geometry_of(rollout), options.expect_think);
-  }
+  for (LoggedRollout& rollout : rollouts)
+    rollout.prepare(geometries.geometry_of(rollout), options.reward.require_think);
   std::vector<rewards::RewardInput> inputs;
   inputs.reserve(rollouts.size());
   for (const LoggedRollout& rollout : rollouts) inputs.push_back(rollout.input());

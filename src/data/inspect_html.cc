@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 
+#include "thinkvg/core/html.h"
 #include "thinkvg/core/progress.h"
 #include "thinkvg/data/images.h"
 #include "thinkvg/data/inspect.h"
@@ -21,6 +22,9 @@ using grounding::BoxFrame;
 using grounding::ImageGeometry;
 using grounding::ImageSize;
 using grounding::Region;
+using html::base64;
+using html::escape;
+using html::spaced;
 
 constexpr std::int64_t kThumbnailSide = 560;
 constexpr std::array<const char*, 8> kColors = {"#ffb000", "#4cc9f0", "#ff5d8f", "#80ed99",
@@ -59,47 +63,6 @@ details table{border:0;border-top:1px solid var(--line);border-radius:0}
 .hist{width:100%;height:96px;display:block}.hist rect{fill:var(--bar)}.axis{display:flex;justify-content:space-between;color:var(--soft);font-size:12px}
 .facts{color:var(--soft);font-size:13px;margin:6px 0 0}
 )css";
-
-std::string escape(std::string_view text) {
-  std::string out;
-  out.reserve(text.size() + text.size() / 8);
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '&') {
-      out += "&amp;";
-    } else if (c == '<') {
-      out += "&lt;";
-    } else if (c == '>') {
-      out += "&gt;";
-    } else if (c == '"') {
-      out += "&quot;";
-    } else if ((byte < 32 && c != '\n' && c != '\t') || byte == 127) {
-      out += "\xEF\xBF\xBD";
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
-
-std::string base64(std::string_view bytes) {
-  static constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  out.reserve((bytes.size() + 2) / 3 * 4);
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    const std::size_t count = std::min<std::size_t>(3, bytes.size() - i);
-    std::uint32_t block = 0;
-    for (std::size_t k = 0; k < 3; ++k)
-      block = block << 8 | (k < count ? static_cast<unsigned char>(bytes[i + k]) : 0u);
-    for (std::size_t k = 0; k < 4; ++k) out += k <= count ? kDigits[block >> (18 - 6 * k) & 63] : '=';
-  }
-  return out;
-}
-
-std::string spaced(std::string name) {
-  std::replace(name.begin(), name.end(), '_', ' ');
-  return name;
-}
 
 std::string count_text(const Json& value) { return format_count(value.get<std::int64_t>()); }
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "eval/html.h"
+#include "thinkvg/core/html.h"
 
 namespace thinkvg::eval::chart {
 namespace {
@@ -266,7 +266,10 @@ std::string line(const Points& points, const std::string& description) {
                      (axes.left + axes.right) / 2, axes.bottom + 30);
   if (noisy) {
     out += polyline(axes, thin_out(points, 500), "raw");
-    out += polyline(axes, thin_out(moving_average(points, smoothing_half_width(points)), 300), "smooth");
+    // A spike beyond the axis counts as the axis's edge, or the mean would leave the chart all around it.
+    Points inside = points;
+    for (auto& [step, value] : inside) value = std::clamp(value, axes.y.low, axes.y.high);
+    out += polyline(axes, thin_out(moving_average(inside, smoothing_half_width(inside)), 300), "smooth");
   } else {
     out += polyline(axes, thin_out(points, 500), "smooth");
     if (points.size() == 1)

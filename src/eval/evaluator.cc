@@ -152,6 +152,7 @@ std::string key_of(const EvalOptions& options, const Provenance& provenance) {
   EvalOptions asked = options;
   asked.out = asked.name = asked.images = asked.judge_scores = "";
   asked.json = false;
+  asked.judge = rewards::JudgeOptions();
   asked.metrics = MetricOptions();
   asked.num_threads = 0;
   return sha256_text(settings_to_json(asked).dump() + provenance.model_sha256 + provenance.data_sha256);
@@ -235,6 +236,8 @@ class Asker {
 void check(const EvalOptions& options) {
   options.metrics.check();
   options.sampling.check();
+  if (options.judge.is_given() && !options.judge_scores.empty())
+    throw_invalid("give judge_scores, a file of grades, or a judge to ask, not both");
   if (options.batch_questions < 1) throw_invalid("batch_questions must be at least 1");
   if (options.num_threads > 0) at::set_num_threads(static_cast<int>(options.num_threads));
 }
@@ -248,23 +251,16 @@ std::string prompt_text(const EvalOptions& options) {
 
 // Grades of a file, or of the judge that is asked now.
 JudgeFile judge_answers(const EvalOptions& options, const Questions& questions, const Asked& asked,
-                        const std::pair<const Judge&, const std::string&>& judge) {
+                        const Judge& judge) {
   if (!options.judge_scores.empty()) return read_judge_scores(options.judge_scores);
-  JudgeFile graded{judge.second, {}};
-  if (!judge.first) return graded;
-  if (options.out.empty()) throw_invalid("a judge's grades are kept in `out`, which names no folder");
+  if (!judge) return {};
   std::vector<JudgeRequest> requests;
   for (const Sample& sample : questions.samples) {
     const Answer& answer = asked.answers.at(sample.id);
     const auto parsed = grounding::parse_response(answer.response, answer.frame, false);
     requests.push_back({sample, parsed.has_answer ? parsed.answer : answer.response, parsed.think});
   }
-  const fs::path file = fs::path(options.out) / "judge.jsonl";
-  const JudgeCost cost = judge_cost(requests, fs::exists(file) ? read_judge_scores(file).scores : JudgeScores());
-  spdlog::info("judge {}: {} requests, about {} tokens of text to read", judge.second, format_count(cost.num_requests),
-               format_count(cost.num_characters / 4));
-  graded.scores = run_judge(requests, judge.first, file, {judge.second});
-  return graded;
+  return run_judge(requests, judge, {options.out.empty() ? fs::path() : fs::path(options.out) / "judge.jsonl"});
 }
 
 struct Source {
@@ -272,8 +268,7 @@ struct Source {
   fs::path weights;  // empty: the model is only in memory
 };
 
-Evaluation evaluate_source(const Source& source, const EvalOptions& options,
-                           const std::pair<const Judge&, const std::string&>& judge) {
+Evaluation evaluate_source(const Source& source, const EvalOptions& options, const Judge& judge) {
   const Questions questions = read_questions(options);
   const auto count = static_cast<std::int64_t>(questions.samples.size());
   Provenance provenance{
@@ -307,8 +302,8 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options,
         "\n";
     evaluation.questions.push_back(std::move(score));
   }
-  if (apply_judge_scores(evaluation.questions, judged.scores) > 0)
-    provenance.judge = judged.judge.empty() ? "unnamed" : judged.judge;
+  const std::int64_t num_judged = apply_judge_scores(evaluation.questions, judged.scores);
+  if (num_judged > 0) provenance.judge = judged.judge.empty() ? "unnamed" : judged.judge;
   evaluation.scores = summarize(evaluation.questions, options.metrics);
   if (options.out.empty()) return evaluation;
 
@@ -319,6 +314,7 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options,
   document["shuffled_pictures"] = options.shuffle_pictures;
   document["new_tokens"] = num_tokens;
   document["generation_seconds"] = asked.seconds;
+  if (judge || !options.judge_scores.empty()) document["num_judged"] = num_judged;
   document["provenance"] = provenance_to_json(provenance);
   if (options.detection)
     document["detection"] =
@@ -336,20 +332,19 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options,
 
 }  // namespace
 
-Evaluation evaluate(const EvalOptions& options, const Judge& judge, const std::string& judge_name) {
+Evaluation evaluate(const EvalOptions& options, const Judge& judge) {
   check(options);
   const fs::path folder = models::resolve_model_folder(options.model);
   const models::ModelBundle bundle = models::load_bundle(folder);
   for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
   // A model in several files is told by the whole folder.
   const fs::path single = folder / "model.safetensors";
-  return evaluate_source({bundle, fs::exists(single) ? single : folder}, options, {judge, judge_name});
+  return evaluate_source({bundle, fs::exists(single) ? single : folder}, options, judge);
 }
 
-Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge,
-                    const std::string& judge_name) {
+Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge) {
   check(options);
-  return evaluate_source({bundle, {}}, options, {judge, judge_name});
+  return evaluate_source({bundle, {}}, options, judge);
 }
 
 }  // namespace thinkvg::eval

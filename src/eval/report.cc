@@ -6,12 +6,12 @@
 #include <string_view>
 
 #include "eval/chart.h"
-#include "eval/html.h"
 #include "eval/published.h"
 #include "eval/report_analysis.h"
 #include "eval/report_cases.h"
 #include "eval/report_style.h"
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/html.h"
 #include "thinkvg/core/manifest.h"
 #include "thinkvg/core/progress.h"
 #include "thinkvg/eval/metrics.h"
@@ -122,8 +122,8 @@ std::string cell(const ReportValue* value, int decimals = 3) {
   if (!value) return fmt::format("<td>{}</td>", kMissing);
   std::string interval;
   if (value->low && value->high)
-    interval =
-        fmt::format("<span class=\"ci\">{:.{}f}\u2013{:.{}f}</span>", *value->low, decimals, *value->high, decimals);
+    interval = fmt::format("<span class=\"ci\">{:.{}f}{}{:.{}f}</span>", *value->low, decimals,
+                           *value->low < 0 ? " to " : "\u2013", *value->high, decimals);
   return fmt::format("<td>{:.{}f}{}</td>", value->mean, decimals, interval);
 }
 
@@ -574,6 +574,7 @@ const std::vector<CurveTitle>& main_curves() {
       {"kl", "KL to the reference model"},
       {"entropy", "Entropy"},
       {"completions/mean_length", "Completion length, tokens"},
+      {"completions/clipped_ratio", "Completions cut, share"},
       {"frac_reward_zero_std", "Groups without signal, share"},
       {"grad_norm", "Gradient norm"},
       {"lr", "Learning rate"},
@@ -599,9 +600,20 @@ std::string render_curve(const std::string& metric, const std::string& title, co
                      chart::line(points, title + " over training steps"));
 }
 
-std::string render_training(const ReportTraining& training) {
+std::string render_warnings(const ReportTraining& training) {
+  if (!training.curves.contains("reward")) return "";
+  if (training.warnings.empty()) return "<p class=\"note\">Nothing in its metrics looks wrong.</p>\n";
+  std::string out = "<ul class=\"warnings\">";
+  for (const rewards::RunWarning& warning : training.warnings)
+    out += fmt::format("<li data-warning=\"{}\"><b>step {}</b>{}</li>", escape(warning.name),
+                       format_count(warning.step), escape(warning.text));
+  return out + "</ul>\n";
+}
+
+std::string render_training(const ReportTraining& training, std::size_t index) {
   std::string out = fmt::format("<h3>{}</h3>\n", escape(training.label));
   if (!training.note.empty()) out += fmt::format("<p class=\"note\">{}</p>\n", escape(training.note));
+  out += render_warnings(training);
   std::set<std::string> drawn;
   std::string curves;
   for (const CurveTitle& entry : main_curves()) {
@@ -627,6 +639,7 @@ std::string render_training(const ReportTraining& training) {
     out += fmt::format("<details><summary>{}</summary><div class=\"curves\">\n{}</div></details>\n",
                        plural(num_others, "further logged metric"), others);
   if (training.curves.empty()) out += "<p class=\"note\">metrics.jsonl holds no steps yet.</p>\n";
+  if (!training.watched.empty()) out += render_watched(training, index);
   return out;
 }
 
@@ -634,7 +647,7 @@ std::string render_trainings(const ReportData& data) {
   std::string out =
       "<section id=\"training\"><h2>Training</h2>\n<p class=\"note\">Noisy curves: faint, each logged step; strong, "
       "the moving average over a twentieth of the run, whose end is the figure beside the title.</p>\n";
-  for (const ReportTraining& training : data.trainings) out += render_training(training);
+  for (std::size_t i = 0; i < data.trainings.size(); ++i) out += render_training(data.trainings[i], i);
   return out + "</section>\n";
 }
 

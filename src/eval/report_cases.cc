@@ -5,9 +5,9 @@
 #include <set>
 #include <string_view>
 
-#include "eval/html.h"
 #include "eval/inline_boxes.h"
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/html.h"
 #include "thinkvg/core/progress.h"
 #include "thinkvg/grounding/geometry.h"
 #include "thinkvg/grounding/response.h"
@@ -150,8 +150,19 @@ std::string render_box_list(const ReportPrediction& answer, const BoxStyle& styl
   return out + "</ul>";
 }
 
+// "Reward 1.8: answer 1, grounding 0.8", each part with its reason; nothing where none was logged.
+std::string render_rewards(const ReportPrediction& answer) {
+  if (answer.rewards.empty()) return "";
+  std::string out = "<p class=\"rewards\"><span class=\"label\">Reward</span>";
+  if (answer.reward) out += fmt::format("<b>{}</b>", html::number(*answer.reward));
+  for (const ReportReward& reward : answer.rewards)
+    out += fmt::format("<span title=\"{}\">{} {}</span>", escape(reward.reason), escape(html::spaced(reward.name)),
+                       reward.value ? html::number(*reward.value) : kMissing);
+  return out + "</p>";
+}
+
 struct PanelPlace {
-  std::size_t case_index;
+  std::string picture_id;  // of the case, unique on the page
   std::size_t stage_index;
 };
 
@@ -177,10 +188,10 @@ std::string render_panel(const ReportCase& item, const std::string& label, const
       item.jpeg.empty()
           ? fmt::format("<rect class=\"canvas\" width=\"{}\" height=\"{}\"/>", shown.size.width, shown.size.height)
       : place.stage_index == 0 ? fmt::format(
-                                     "<image id=\"picture-{}\" width=\"{}\" height=\"{}\" preserveAspectRatio=\"none\" "
+                                     "<image id=\"{}\" width=\"{}\" height=\"{}\" preserveAspectRatio=\"none\" "
                                      "href=\"data:image/jpeg;base64,{}\"/>",
-                                     place.case_index, shown.size.width, shown.size.height, html::base64(item.jpeg))
-                               : fmt::format("<use href=\"#picture-{}\"/>", place.case_index);
+                                     place.picture_id, shown.size.width, shown.size.height, html::base64(item.jpeg))
+                               : fmt::format("<use href=\"#{}\"/>", place.picture_id);
   out += fmt::format(
       "<svg class=\"picture\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"picture with {} reference and {} "
       "predicted "
@@ -194,7 +205,8 @@ std::string render_panel(const ReportCase& item, const std::string& label, const
   }
   out += render_rects(reference_steps.regions, geometry, kReferenceSteps, false) + "</svg>\n<div>";
 
-  if (!answer) return out + "<p class=\"note\">This stage was not asked this question.</p></div></div></div>\n";
+  if (!answer) return out + "<p class=\"note\">Not asked this question.</p></div></div></div>\n";
+  out += render_rewards(*answer);
   if (!answer->complete)
     out += fmt::format("<p class=\"problem\">Incomplete response: {}</p>",
                        escape(answer->problem.empty() ? "no reason given" : answer->problem));
@@ -220,8 +232,7 @@ std::string filter_attributes(const ReportCase& item) {
                      escape(item.reference.type), escape(item.reference.content_type), verdicts, overlaps);
 }
 
-std::string render_case(const ReportData& data, std::size_t index) {
-  const ReportCase& item = data.cases[index];
+std::string render_case(const ReportCase& item, const std::vector<std::string>& labels, const std::string& picture_id) {
   const ReportPrediction& question = item.reference;
   std::string out = fmt::format(
       "<article class=\"case\" {}>\n<div class=\"ask\"><div class=\"tags\"><span class=\"type\">{}</span>{}"
@@ -243,7 +254,7 @@ std::string render_case(const ReportData& data, std::size_t index) {
   }
   out += "</div>\n<div class=\"panels\">";
   for (std::size_t i = 0; i < item.answers.size(); ++i)
-    out += render_panel(item, data.case_labels[i], {index, i}, reference_steps);
+    out += render_panel(item, labels[i], {picture_id, i}, reference_steps);
   return out + "</div></article>\n";
 }
 
@@ -293,8 +304,20 @@ std::string render_cases(const ReportData& data) {
       html::plural(static_cast<std::int64_t>(data.cases.size()), "question"), format_count(data.num_case_candidates),
       judge);
   out += render_filters(data);
-  for (std::size_t i = 0; i < data.cases.size(); ++i) out += render_case(data, i);
+  for (std::size_t i = 0; i < data.cases.size(); ++i)
+    out += render_case(data.cases[i], data.case_labels, fmt::format("picture-{}", i));
   return out + "</section>\n";
+}
+
+std::string render_watched(const ReportTraining& training, std::size_t index) {
+  std::string out =
+      "<h4 class=\"part\">The same questions over time</h4>\n<p class=\"note\">Answered with the likeliest tokens; "
+      "each part of the "
+      "reward shows its reason when pointed at.</p>\n<div class=\"legend\"><span><i class=\"key ref\"></i>reference "
+      "box</span><span><i class=\"key\"></i>predicted box</span></div>\n";
+  for (std::size_t i = 0; i < training.watched.size(); ++i)
+    out += render_case(training.watched[i], training.watched_labels, fmt::format("watched-{}-{}", index, i));
+  return out;
 }
 
 }  // namespace thinkvg::eval

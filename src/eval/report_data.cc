@@ -1,3 +1,5 @@
+#include "eval/report_data.h"
+
 #include <algorithm>
 #include <cctype>
 #include <cmath>
@@ -225,7 +227,7 @@ grounding::ImageSize canvas_of(const ReportPrediction& prediction) {
   return {std::min<std::int64_t>(100000, std::llround(width)), std::min<std::int64_t>(100000, std::llround(height))};
 }
 
-ReportPrediction read_prediction(const Source& line) {
+ReportPrediction prediction_of(const Source& line) {
   ReportPrediction out;
   out.id = line.text("id");
   out.image = line.text_or("image", "");
@@ -309,11 +311,11 @@ ReportStage read_stage(const RunFolder& run) {
   stage.config = read_config(run.path);
   const fs::path predictions = run.path / "predictions.jsonl";
   if (fs::exists(predictions))
-    for_each_source(predictions, [&](const Source& line) { stage.predictions.push_back(read_prediction(line)); });
+    for_each_source(predictions, [&](const Source& line) { stage.predictions.push_back(prediction_of(line)); });
   return stage;
 }
 
-ReportTraining read_training(const RunFolder& run) {
+ReportTraining read_training(const RunFolder& run, const ReportOptions& options) {
   ReportTraining training;
   training.label = run.label.empty() ? folder_name(run.path) : run.label;
   training.note = run.note;
@@ -329,6 +331,11 @@ ReportTraining read_training(const RunFolder& run) {
         curves[name][step] = value.get<double>();
   });
   for (const auto& [name, points] : curves) training.curves[name].assign(points.begin(), points.end());
+  if (!training.curves.contains("reward")) return training;
+  training.warnings = rewards::watch_run(run.path).warnings();
+  WatchedQuestions watched = read_watched(run.path, options);
+  training.watched_labels = std::move(watched.labels);
+  training.watched = std::move(watched.cases);
   return training;
 }
 
@@ -568,19 +575,6 @@ fs::path find_image(const ReportPrediction& prediction, const fs::path& folder, 
       tried.empty() ? "no 'image_file' given" : tried);
 }
 
-std::string thumbnail_jpeg(const ReportPrediction& prediction, const fs::path& folder, const ReportOptions& options) {
-  const fs::path file = find_image(prediction, folder, options.images);
-  const image::Picture picture = image::read_picture(file);
-  // Boxes are drawn relative to the size in the line; a copy of another scale fits, one of another shape does not.
-  const double stored = static_cast<double>(picture.width) / static_cast<double>(picture.height);
-  const double expected = static_cast<double>(prediction.size.width) / static_cast<double>(prediction.size.height);
-  if (std::abs(stored / expected - 1) > 0.02)
-    throw_failure("{} has {} x {} pixels, but question '{}' in {} was asked about {} x {}: another picture?",
-                  file.string(), picture.width, picture.height, prediction.id, (folder / "predictions.jsonl").string(),
-                  prediction.size.width, prediction.size.height);
-  return image::encode_jpeg(image::thumbnail(picture, options.picture_side), static_cast<int>(options.jpeg_quality));
-}
-
 struct DrawnCases {
   std::vector<std::string> labels;
   std::vector<ReportCase> cases;
@@ -645,6 +639,23 @@ void check_options(const ReportOptions& options) {
 
 }  // namespace
 
+ReportPrediction read_prediction(const Json& line, const std::string& place) {
+  return prediction_of(Source(line, place));
+}
+
+std::string thumbnail_jpeg(const ReportPrediction& prediction, const fs::path& folder, const ReportOptions& options) {
+  const fs::path file = find_image(prediction, folder, options.images);
+  const image::Picture picture = image::read_picture(file);
+  // Boxes are drawn relative to the size in the line; a copy of another scale fits, one of another shape does not.
+  const double stored = static_cast<double>(picture.width) / static_cast<double>(picture.height);
+  const double expected = static_cast<double>(prediction.size.width) / static_cast<double>(prediction.size.height);
+  if (std::abs(stored / expected - 1) > 0.02)
+    throw_failure("{} has {} x {} pixels, but question '{}' in {} was asked about {} x {}: another picture?",
+                  file.string(), picture.width, picture.height, prediction.id, (folder / "predictions.jsonl").string(),
+                  prediction.size.width, prediction.size.height);
+  return image::encode_jpeg(image::thumbnail(picture, options.picture_side), static_cast<int>(options.jpeg_quality));
+}
+
 const ReportValue* ReportScore::find(const std::string& type) const {
   const auto found = std::find_if(by_type.begin(), by_type.end(), [&](const auto& item) { return item.first == type; });
   return found == by_type.end() ? nullptr : &found->second;
@@ -662,7 +673,7 @@ ReportData read_report(const ReportOptions& options) {
     data.comparisons.insert(data.comparisons.end(), expanded.comparisons.begin(), expanded.comparisons.end());
     for (const RunFolder& run : expanded.runs) {
       if (is_evaluation(run.path)) data.stages.push_back(read_stage(run));
-      if (is_training(run.path)) data.trainings.push_back(read_training(run));
+      if (is_training(run.path)) data.trainings.push_back(read_training(run, options));
     }
   }
   if (!options.title.empty()) data.title = options.title;

@@ -82,7 +82,7 @@ tr.group th{padding-top:16px;color:var(--muted);font-size:12px;font-weight:600;b
 .small{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr));gap:16px 24px;margin:10px 0}
 .matrix{width:auto;font-size:12.5px}
 .matrix th,.matrix td{padding:4px 7px;border:0;text-align:right}
-.matrix thead th{font-size:11.5px;font-weight:500;vertical-align:bottom;white-space:normal;max-width:6.5em}
+.matrix thead th{font-size:11.5px;font-weight:500;vertical-align:bottom;white-space:normal;max-width:9em}
 .matrix tbody th{font-size:12.5px;font-weight:500;text-align:left;padding-left:0}
 .matrix td{min-width:2.9em;border-radius:3px;border:1px solid var(--bg);background:color-mix(in srgb,var(--heat) calc(var(--v)*70%),transparent);background-clip:padding-box}
 .matrix.many thead th{min-width:6.4em}
@@ -145,6 +145,16 @@ mark{color:inherit;background:var(--pred-tint);border-bottom:2px solid var(--pre
 mark.ref{background:var(--ref-tint);border-bottom:2px dashed var(--ref)}
 mark.on,mark:focus{outline:2px solid currentColor;outline-offset:1px}
 mark .at{color:var(--muted);font-size:.85em;font-variant-numeric:tabular-nums}
+.rewards{font-size:12.5px;margin:0 0 8px;color:var(--muted);font-variant-numeric:tabular-nums;display:flex;flex-wrap:wrap;
+gap:1px 10px}
+.rewards .label{margin:0}
+.rewards b{color:var(--fg)}
+.rewards span[title]{text-decoration:underline dotted var(--faint);text-underline-offset:3px}
+.warnings{list-style:none;margin:10px 0 16px;padding:0;font-size:14px;max-width:96ch}
+.warnings li{border-left:3px solid var(--wrong);background:var(--wrong-tint);border-radius:0 6px 6px 0;padding:7px 12px;
+margin:0 0 8px}
+.warnings b{margin-right:9px;white-space:nowrap}
+h4.part{font-size:15px;font-weight:650;margin:26px 0 6px}
 .problem{font-size:13px;color:var(--wrong);margin:0 0 8px}
 .kv{display:grid;grid-template-columns:max-content 1fr;gap:3px 16px;font-size:13px;margin:8px 0}
 .kv dt{color:var(--muted)}
@@ -179,6 +189,7 @@ constexpr const char* kScript = R"js(
   });
   var row=document.querySelector('.filters');
   if(!row)return;
+  cases=[].slice.call(document.querySelectorAll('#cases .case'));
   row.hidden=false;
   function field(name){return row.querySelector('[name='+name+']');}
   var type=field('type'),content=field('content'),run=field('run'),verdict=field('verdict'),low=field('low'),

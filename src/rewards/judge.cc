@@ -170,7 +170,38 @@ std::optional<ScorePair> read_line_pair(std::string_view reply) {
   return std::nullopt;
 }
 
+// One question to the judge for all pairs that are equal: the completions of a group often are.
+struct PairQuestion {
+  JudgeRequest request;
+  std::optional<ScorePair> scores;
+  std::string problem;
+};
+struct PairQuestions {
+  std::vector<PairQuestion> questions;
+  std::vector<std::size_t> asked;  // question of pair i in order o at num_orders * i + o
+};
+
+PairQuestions pair_questions(const JudgePrompt& prompt, std::span<const JudgedPair> pairs, int num_orders) {
+  PairQuestions out;
+  std::unordered_map<std::string, std::size_t> known;
+  for (const JudgedPair& pair : pairs) {
+    for (int order = 0; order < num_orders; ++order) {
+      JudgeRequest request = prompt.fill({{"question", pair.question},
+                                          {"choices", pair.choices},
+                                          {"context", pair.context},
+                                          {"answer_1", order == 0 ? pair.reference : pair.prediction},
+                                          {"answer_2", order == 0 ? pair.prediction : pair.reference}});
+      const auto [entry, added] = known.emplace(request.system + '\0' + request.user, out.questions.size());
+      if (added) out.questions.push_back({std::move(request), std::nullopt, ""});
+      out.asked.push_back(entry->second);
+    }
+  }
+  return out;
+}
+
 }  // namespace
+
+bool Judge::knows(const JudgeRequest&) const { return false; }
 
 std::optional<ScorePair> read_score_pair(std::string_view reply) {
   const std::size_t think = reply.rfind("</think>");
@@ -223,28 +254,8 @@ JudgeRequest JudgePrompt::fill(const std::map<std::string, std::string>& fields)
 std::vector<PairVerdict> judge_pairs(Judge& judge, const JudgePrompt& prompt, std::span<const JudgedPair> pairs,
                                      const PairOptions& options) {
   if (options.parse_attempts < 1) throw_invalid("parse_attempts must be at least 1, but is {}", options.parse_attempts);
-  // One question for all pairs that are equal: the completions of a group often are.
-  struct Question {
-    JudgeRequest request;
-    std::optional<ScorePair> scores;
-    std::string problem;
-  };
-  std::vector<Question> questions;
-  std::unordered_map<std::string, std::size_t> known;
   const int num_orders = options.swap ? 2 : 1;
-  std::vector<std::size_t> asked;  // question of pair i in order o at num_orders * i + o
-  for (const JudgedPair& pair : pairs) {
-    for (int order = 0; order < num_orders; ++order) {
-      JudgeRequest request = prompt.fill({{"question", pair.question},
-                                          {"choices", pair.choices},
-                                          {"context", pair.context},
-                                          {"answer_1", order == 0 ? pair.reference : pair.prediction},
-                                          {"answer_2", order == 0 ? pair.prediction : pair.reference}});
-      const auto [entry, added] = known.emplace(request.system + '\0' + request.user, questions.size());
-      if (added) questions.push_back({std::move(request), std::nullopt, ""});
-      asked.push_back(entry->second);
-    }
-  }
+  auto [questions, asked] = pair_questions(prompt, pairs, num_orders);
   for (std::int64_t attempt = 0; attempt < options.parse_attempts; ++attempt) {
     std::vector<JudgeRequest> requests;
     std::vector<std::size_t> open;
@@ -260,7 +271,7 @@ std::vector<PairVerdict> judge_pairs(Judge& judge, const JudgePrompt& prompt, st
       throw_failure("the judge gave {} replies to {} requests", replies.size(), requests.size());
     bool any_unreadable = false;
     for (std::size_t i = 0; i < open.size(); ++i) {
-      Question& question = questions[open[i]];
+      PairQuestion& question = questions[open[i]];
       question.problem = replies[i].problem;
       if (!question.problem.empty()) continue;
       question.scores = read_score_pair(replies[i].text);
@@ -273,7 +284,7 @@ std::vector<PairVerdict> judge_pairs(Judge& judge, const JudgePrompt& prompt, st
   std::vector<PairVerdict> verdicts(pairs.size());
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     for (int order = 0; order < num_orders; ++order) {
-      const Question& question =
+      const PairQuestion& question =
           questions[asked[static_cast<std::size_t>(num_orders) * i + static_cast<std::size_t>(order)]];
       if (!question.scores) {
         verdicts[i] = {0, 0, question.problem};
@@ -284,6 +295,19 @@ std::vector<PairVerdict> judge_pairs(Judge& judge, const JudgePrompt& prompt, st
     }
   }
   return verdicts;
+}
+
+PairEstimate estimate_pairs(const Judge& judge, const JudgePrompt& prompt, std::span<const JudgedPair> pairs,
+                            const PairOptions& options) {
+  constexpr std::int64_t kBytesPerToken = 4;
+  PairEstimate estimate;
+  for (const PairQuestion& question : pair_questions(prompt, pairs, options.swap ? 2 : 1).questions) {
+    if (judge.knows(question.request)) continue;
+    ++estimate.num_requests;
+    const auto bytes = static_cast<std::int64_t>(question.request.system.size() + question.request.user.size());
+    estimate.num_prompt_tokens += (bytes + kBytesPerToken - 1) / kBytesPerToken;
+  }
+  return estimate;
 }
 
 ArScore ar_score(std::span<const PairVerdict> verdicts) {
@@ -366,6 +390,11 @@ void CachedJudge::keep(const JudgeRequest& request, const JudgeReply& reply) {
   state_->file.write_line(line.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
+bool CachedJudge::knows(const JudgeRequest& request) const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->replies.contains(state_->key_of(request));
+}
+
 std::vector<JudgeReply> CachedJudge::ask(std::span<const JudgeRequest> requests) {
   std::vector<JudgeReply> replies(requests.size());
   std::vector<JudgeRequest> open;
@@ -429,7 +458,10 @@ std::shared_ptr<Judge> make_judge(const JudgeOptions& options, const LocalJudgeF
   if (options.url == "local") {
     if (local) judge = local(options);
     if (!judge && options.cache.empty())
-      throw_invalid("judge.url is local, but nothing here can load a model; 'thinkvg grpo' can, or give judge.cache");
+      throw_invalid(
+          "judge.url is local, but nothing here can load a model; 'thinkvg grpo' can, and so can 'thinkvg eval', or "
+          "give "
+          "judge.cache");
   } else if (!options.url.empty()) {
     judge = server = make_http_judge(options);
   }

@@ -170,9 +170,9 @@ Json rollout_to_program_json(const RewardInput& input) {
   return json;
 }
 
-void LoggedRollout::prepare(const grounding::ImageGeometry& of_picture, bool expect_think) {
+void LoggedRollout::prepare(const grounding::ImageGeometry& of_picture, bool require_think) {
   geometry = std::make_unique<grounding::ImageGeometry>(of_picture);
-  parsed = std::make_unique<grounding::ParsedResponse>(grounding::parse_response(response, frame, expect_think));
+  parsed = std::make_unique<grounding::ParsedResponse>(grounding::parse_response(response, frame, require_think));
 }
 
 RewardInput LoggedRollout::input() const {

@@ -5,9 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
+#include <iterator>
 #include <limits>
+#include <map>
 #include <numeric>
 
+#include "rl/update_batch.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/interrupt.h"
 #include "thinkvg/core/log.h"
@@ -15,9 +19,9 @@
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/generation/question.h"
-#include "thinkvg/nn/head_stats.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/rewards/rollout_log.h"
+#include "thinkvg/rewards/run_warnings.h"
 #include "thinkvg/rl/advantage.h"
 #include "thinkvg/rl/local_judge.h"
 #include "thinkvg/rl/policy_loss.h"
@@ -41,32 +45,6 @@ rewards::RewardOptions reward_options(const GrpoOptions& options) {
   return reward;
 }
 
-// One completion with what it was worth.
-struct ScoredCompletion {
-  const Completion* completion = nullptr;
-  std::string text;
-  grounding::ParsedResponse parsed;
-  rewards::CompletionReward reward;
-  double advantage = 0;
-  bool in_loss = true;
-  // Of the weights before the update, one number a token, on the CPU; undefined until they are needed.
-  at::Tensor old_log_probs, ref_log_probs, entropies, token_mask;
-};
-
-// A question with all of its completions: what an update pass shares the prompt of.
-struct Group {
-  std::shared_ptr<const generation::Question> question;
-  std::vector<Completion> drawn;
-  std::vector<ScoredCompletion> completions;
-
-  std::int64_t num_tokens() const {
-    auto count = static_cast<std::int64_t>(question->prompt.ids.size());
-    for (const ScoredCompletion& scored : completions)
-      count += static_cast<std::int64_t>(scored.completion->ids.size());
-    return count;
-  }
-};
-
 double mean_of(const std::vector<double>& values) {
   return values.empty() ? 0 : std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
@@ -79,90 +57,29 @@ double deviation_of(const std::vector<double>& values) {
   return std::sqrt(sum / static_cast<double>(values.size() - 1));
 }
 
-// The tokens of some groups' completions, laid out for log-probabilities: each prompt once, its completions behind it.
-struct UpdateBatch {
-  models::Pack pack;
-  at::Tensor rows;                             // [N] rows of the pack whose hidden state predicts a completion token
-  at::Tensor targets;                          // [N]
-  at::Tensor rollout_log_probs;                // [N]
-  at::Tensor sequence;                         // [N] completion of the batch
-  at::Tensor lengths;                          // [B]
-  at::Tensor advantages;                       // [B]
-  std::vector<ScoredCompletion*> completions;  // B
-};
-
-// Completions that are not in the loss are left out, unless `all`.
-UpdateBatch make_update_batch(generation::QuestionBuilder& builder, const std::vector<Group*>& groups,
-                              at::Device device, bool all) {
-  std::vector<const generation::Question*> questions;
-  for (const Group* group : groups) questions.push_back(group->question.get());
-  const std::vector<at::Tensor> features = builder.features(questions);
-  models::PackBuilder packer;
-  std::vector<std::int64_t> rows, targets, sequence, lengths;
-  std::vector<float> rollout;
-  std::vector<double> advantages;
-  UpdateBatch batch;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    const generation::Question& question = *questions[i];
-    const std::int64_t prefix = packer.num_sequences();
-    const std::int64_t first =
-        packer.add({question.prompt.ids, question.positions.positions, question.prompt.image_rows, {features[i]}, -1});
-    const std::int64_t last_of_prompt = first + static_cast<std::int64_t>(question.prompt.ids.size()) - 1;
-    for (ScoredCompletion& scored : groups[i]->completions) {
-      if (!scored.in_loss && !all) continue;
-      const std::vector<std::int64_t>& ids = scored.completion->ids;
-      const auto length = static_cast<std::int64_t>(ids.size());
-      // The last token is only a target: nothing follows it.
-      std::int64_t begin = 0;
-      if (length > 1)
-        begin = packer.add({{ids.begin(), ids.end() - 1},
-                            models::text_positions(question.positions.next, length - 1),
-                            {},
-                            {},
-                            prefix});
-      for (std::int64_t t = 0; t < length; ++t) {
-        rows.push_back(t == 0 ? last_of_prompt : begin + t - 1);
-        targets.push_back(ids[static_cast<std::size_t>(t)]);
-        rollout.push_back(scored.completion->logprobs[static_cast<std::size_t>(t)]);
-        sequence.push_back(static_cast<std::int64_t>(lengths.size()));
-      }
-      lengths.push_back(length);
-      advantages.push_back(scored.advantage);
-      batch.completions.push_back(&scored);
+// A few questions of the set by chance, their types taking turns, and of each type those with boxes first.
+std::vector<data::Sample> watched_samples(const data::Dataset& dataset, std::int64_t count, std::uint64_t seed) {
+  constexpr std::int64_t kCandidates = 64;
+  std::map<data::QuestionType, std::deque<data::Sample>> by_type;
+  for (const std::int64_t index : train::ordered_indices(dataset.size(), 0, std::min(kCandidates, dataset.size()),
+                                                         hash_key("watched questions") + seed)) {
+    data::Sample sample = dataset.get(index);
+    std::deque<data::Sample>& same = by_type[sample.type];
+    if (sample.regions.empty())
+      same.push_back(std::move(sample));
+    else
+      same.insert(std::find_if(same.begin(), same.end(), [](const auto& other) { return other.regions.empty(); }),
+                  std::move(sample));
+  }
+  std::vector<data::Sample> chosen;
+  while (std::ssize(chosen) < count && !by_type.empty()) {
+    for (auto entry = by_type.begin(); entry != by_type.end() && std::ssize(chosen) < count;) {
+      chosen.push_back(std::move(entry->second.front()));
+      entry->second.pop_front();
+      entry = entry->second.empty() ? by_type.erase(entry) : std::next(entry);
     }
   }
-  batch.pack = packer.build(device);
-  batch.rows = at::tensor(rows, at::kLong).to(device);
-  batch.targets = at::tensor(targets, at::kLong).to(device);
-  batch.rollout_log_probs = at::tensor(rollout, at::kFloat).to(device);
-  batch.sequence = at::tensor(sequence, at::kLong).to(device);
-  batch.lengths = at::tensor(lengths, at::kLong).to(device);
-  batch.advantages = at::tensor(advantages, at::kDouble).to(device);
-  return batch;
-}
-
-nn::TokenStats completion_stats(models::VisionLanguageModel& model, const UpdateBatch& batch,
-                                const nn::HeadOptions& options) {
-  nn::PackedAttention attention(batch.pack.layout);
-  const at::Tensor hidden = models::run_pack(model, batch.pack, attention).index_select(0, batch.rows);
-  return nn::head_token_stats(hidden, model.output_weight(), batch.targets, options);
-}
-
-// One of the completions' own numbers, end to end [N].
-at::Tensor joined(const UpdateBatch& batch, at::Tensor ScoredCompletion::*numbers) {
-  std::vector<at::Tensor> parts;
-  for (const ScoredCompletion* scored : batch.completions) parts.push_back(scored->*numbers);
-  return at::cat(parts).to(batch.rows.device());
-}
-
-void share_out(const UpdateBatch& batch, const at::Tensor& all, at::Tensor ScoredCompletion::*numbers) {
-  const at::Tensor plain = all.detach().cpu();
-  std::int64_t begin = 0;
-  for (ScoredCompletion* scored : batch.completions) {
-    const auto length = static_cast<std::int64_t>(scored->completion->ids.size());
-    scored->*numbers = plain.narrow(0, begin, length);
-    begin += length;
-  }
+  return chosen;
 }
 
 // Means over one step, weighted by tokens.
@@ -226,6 +143,9 @@ class GrpoTrainer {
       spdlog::info("resuming from {}", checkpoint_.string());
     }
     run_.open_logs(step_);
+    if (step_ > 0) watch_ = rewards::watch_run(run_.path());
+    if (options.watch_every > 0)
+      watched_ = watched_samples(*dataset_, options.watched_questions, static_cast<std::uint64_t>(options.seed));
     for (std::size_t k = 0; k < rewards_.size(); ++k)
       if (rewards_.name(k) == options.dynamic_sampling_reward) filter_reward_ = static_cast<std::int64_t>(k);
     if (!options.dynamic_sampling_reward.empty() && filter_reward_ < 0)
@@ -241,11 +161,13 @@ class GrpoTrainer {
                  format_count(steps), options_.prompts_per_step, options_.group_size, at::get_num_threads());
     Progress progress("grpo", steps, step_);
     const auto start = Clock::now();
+    if (step_ == 0) log_watched();
     while (step_ < steps) {
       profile_.begin_step();
       const Json metrics = step();
       profile_.end_step();
-      if (step_ % options_.run.log_every == 0 || step_ == steps) run_.log(metrics);
+      if (step_ % options_.run.log_every == 0 || step_ == steps) log(metrics);
+      if (options_.watch_every > 0 && (step_ % options_.watch_every == 0 || step_ == steps)) log_watched();
       progress.update(step_, fmt::format("reward {:.3f}, {} tokens/s", metrics.at("reward").get<double>(),
                                          format_count(metrics.at("tokens_per_second").get<std::int64_t>())));
       const bool stop = interrupt_requested();
@@ -338,10 +260,18 @@ class GrpoTrainer {
     for (const std::int64_t index : indices) samples.push_back(dataset_->get(index));
     std::vector<generation::Question> questions = builder_.build(samples);
     const auto rollout_start = Clock::now();
-    std::vector<std::vector<Completion>> completions = roll_out(questions, indices);
+    std::vector<std::vector<Completion>> completions =
+        roll_out(questions, indices, options_.group_size, options_.sampling);
     timed.rollout_seconds += seconds_since(rollout_start);
 
     const auto reward_start = Clock::now();
+    std::vector<Group> groups = scored_groups(std::move(questions), std::move(completions));
+    timed.reward_seconds += seconds_since(reward_start);
+    return groups;
+  }
+
+  std::vector<Group> scored_groups(std::vector<generation::Question> questions,
+                                   std::vector<std::vector<Completion>> completions) {
     std::vector<Group> groups(questions.size());
     for (std::size_t i = 0; i < questions.size(); ++i) {
       groups[i].question = std::make_shared<const generation::Question>(std::move(questions[i]));
@@ -350,7 +280,6 @@ class GrpoTrainer {
         groups[i].completions.push_back(read_completion(*groups[i].question, completion));
     }
     score(groups);
-    timed.reward_seconds += seconds_since(reward_start);
     return groups;
   }
 
@@ -434,7 +363,7 @@ class GrpoTrainer {
       const auto& [begin, end] = splits[static_cast<std::size_t>(i)];
       const std::vector<Group*> some(all.begin() + static_cast<std::ptrdiff_t>(begin),
                                      all.begin() + static_cast<std::ptrdiff_t>(end));
-      const UpdateBatch batch = make_update_batch(builder_, some, device_, /*all=*/true);
+      const UpdateBatch batch = make_update_batch(some, features_of(some), device_, /*all=*/true);
       const nn::TokenStats policy = completion_stats(trained_.model(), batch, head_);
       share_out(batch, policy.logprob, &ScoredCompletion::old_log_probs);
       share_out(batch, policy.entropy, &ScoredCompletion::entropies);
@@ -446,6 +375,12 @@ class GrpoTrainer {
       for (std::int64_t i = 0; i < std::ssize(splits); ++i) pass(i);
   }
 
+  std::vector<at::Tensor> features_of(const std::vector<Group*>& groups) {
+    std::vector<const generation::Question*> questions;
+    for (const Group* group : groups) questions.push_back(group->question.get());
+    return builder_.features(questions);
+  }
+
   // Neighbouring groups that share a pass: enough passes that every worker has one.
   std::vector<std::pair<std::size_t, std::size_t>> split(const std::vector<std::int64_t>& sizes) const {
     const std::int64_t num_tokens = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
@@ -453,7 +388,8 @@ class GrpoTrainer {
   }
 
   std::vector<std::vector<Completion>> roll_out(const std::vector<generation::Question>& questions,
-                                                const std::vector<std::int64_t>& indices) {
+                                                const std::vector<std::int64_t>& indices, std::int64_t group_size,
+                                                const generation::SamplingOptions& sampling) {
     std::vector<const generation::Question*> pointers;
     for (const generation::Question& question : questions) pointers.push_back(&question);
     std::vector<at::Tensor> features;
@@ -466,18 +402,18 @@ class GrpoTrainer {
       requests.push_back({questions[i].prompt,
                           questions[i].grids,
                           {features[i]},
-                          options_.group_size,
+                          group_size,
                           {hash_key("rollout"), static_cast<std::uint64_t>(options_.seed),
                            static_cast<std::uint64_t>(step_), static_cast<std::uint64_t>(indices[i])}});
     generation::RolloutEngine engine(trained_.model(), options_.engine);
-    return engine.generate(requests, options_.sampling);
+    return engine.generate(requests, sampling);
   }
 
   ScoredCompletion read_completion(const generation::Question& question, const Completion& completion) const {
     ScoredCompletion scored;
     scored.completion = &completion;
     scored.text = trained_.bundle().tokenizer->decode(completion.ids);
-    scored.parsed = grounding::parse_response(scored.text, question.frame, true);
+    scored.parsed = grounding::parse_response(scored.text, question.frame, options_.reward.require_think);
     scored.in_loss = !(completion.finish == FinishReason::length && options_.mask_truncated);
     return scored;
   }
@@ -569,7 +505,7 @@ class GrpoTrainer {
         UpdateMetrics& part = parts[m];
         const std::vector<Group*> some(in_loss.begin() + static_cast<std::ptrdiff_t>(splits[m].first),
                                        in_loss.begin() + static_cast<std::ptrdiff_t>(splits[m].second));
-        const UpdateBatch batch = make_update_batch(builder_, some, device_, /*all=*/false);
+        const UpdateBatch batch = make_update_batch(some, features_of(some), device_, /*all=*/false);
         PolicyLossInput input;
         if (loss_options_.beta != 0) {
           if (!batch.completions.front()->ref_log_probs.defined()) {
@@ -695,26 +631,50 @@ class GrpoTrainer {
     return metrics;
   }
 
+  void log(const Json& metrics) {
+    run_.log(metrics);
+    for (const rewards::RunWarning& warning : watch_.add_step(metrics))
+      spdlog::warn("step {}: {}", step_, warning.text);
+  }
+
+  // Completion g of a group, with what it got; the step is the one that has ended last.
+  Json completion_line(const Group& group, std::size_t g) const {
+    const ScoredCompletion& scored = group.completions[g];
+    const grounding::ImageGeometry geometry = group.question->geometry();
+    Json scores = Json::object();
+    for (std::size_t k = 0; k < rewards_.size(); ++k) {
+      const rewards::RewardScore& score = scored.reward.scores[k];
+      scores[rewards_.name(k)] = {{"value", score.applicable ? Json(score.value) : Json()}, {"reason", score.reason}};
+    }
+    Json line = rewards::rollout_to_json(reward_input(group, g, geometry));
+    line["step"] = step_;
+    line["reward"] = scored.reward.total;
+    line["rewards"] = scores;
+    return line;
+  }
+
   void log_samples(const std::vector<Group>& groups) {
     std::int64_t left = options_.samples_per_step;
     for (const Group& group : groups) {
-      const grounding::ImageGeometry geometry = group.question->geometry();
       for (std::size_t g = 0; g < group.completions.size() && left > 0; ++g, --left) {
-        const ScoredCompletion& scored = group.completions[g];
-        Json scores = Json::object();
-        for (std::size_t k = 0; k < rewards_.size(); ++k) {
-          const rewards::RewardScore& score = scored.reward.scores[k];
-          scores[rewards_.name(k)] = {{"value", score.applicable ? Json(score.value) : Json()},
-                                      {"reason", score.reason}};
-        }
-        Json line = rewards::rollout_to_json(reward_input(group, g, geometry));
-        line["step"] = step_;
-        line["reward"] = scored.reward.total;
-        line["rewards"] = scores;
-        line["advantage"] = scored.advantage;
+        Json line = completion_line(group, g);
+        line["advantage"] = group.completions[g].advantage;
         run_.log_sample(line);
+        watch_.add_completion(line);
       }
     }
+  }
+
+  // The same few questions, answered by the present weights with the likeliest tokens.
+  void log_watched() {
+    if (watched_.empty()) return;
+    std::vector<generation::Question> questions = builder_.build(watched_);
+    generation::SamplingOptions sampling = options_.sampling;
+    sampling.temperature = 0;
+    const std::vector<std::int64_t> places(questions.size(), 0);  // nothing is drawn
+    std::vector<std::vector<Completion>> completions = roll_out(questions, places, 1, sampling);
+    for (const Group& group : scored_groups(std::move(questions), std::move(completions)))
+      run_.log_sample(completion_line(group, 0), "watched.jsonl");
   }
 
   GrpoOptions options_;
@@ -736,6 +696,8 @@ class GrpoTrainer {
   std::int64_t step_ = 0;
   std::int64_t next_prompt_ = 0;  // place in the order of the questions
   std::int64_t num_nonfinite_ = 0;
+  std::vector<data::Sample> watched_;
+  rewards::RunWatch watch_;
 };
 
 }  // namespace
@@ -753,6 +715,9 @@ void run_grpo(const GrpoOptions& options) {
     throw_invalid("kl_in_reward needs multi_objective_aggregation=sum_then_normalize: it is taken off the sum");
   if (!(options.top_entropy_quantile >= 0 && options.top_entropy_quantile <= 1))
     throw_invalid("top_entropy_quantile must be in [0, 1], but is {}", options.top_entropy_quantile);
+  if (options.watched_questions < 0 || options.watch_every < 0)
+    throw_invalid("watched_questions and watch_every must be 0 or more, but are {} and {}", options.watched_questions,
+                  options.watch_every);
   if (options.max_refill < 0) throw_invalid("max_refill must be 0 or more, but is {}", options.max_refill);
   if (options.sync_ref_model && options.ref_model_sync_steps < 1)
     throw_invalid("ref_model_sync_steps must be at least 1, but is {}", options.ref_model_sync_steps);

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <memory>
+#include <span>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
@@ -12,6 +14,7 @@
 namespace thinkvg::eval {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
@@ -38,49 +41,151 @@ class JudgeTest : public ::testing::Test {
   std::vector<data::Sample> samples_;
 };
 
+using Verdicts = std::vector<std::optional<JudgeVerdict>>;
+
 TEST_F(JudgeTest, GoesOnWhereItStopped) {
   int calls = 0;
-  const Judge failing = [&](const std::vector<JudgeRequest>& part) -> std::vector<std::optional<JudgeVerdict>> {
-    if (++calls == 2) throw std::runtime_error("judge is down");
-    return std::vector<std::optional<JudgeVerdict>>(part.size(), JudgeVerdict{{6, 8}, "fair"});
-  };
-  EXPECT_THROW(run_judge(requests(), failing, file_, {"j", 2}), std::runtime_error);
+  const Judge failing{"j", [&](const std::vector<JudgeRequest>& part) {
+                        if (++calls == 2) throw std::runtime_error("judge is down");
+                        return Verdicts(part.size(), JudgeVerdict{{6, 8}, "fair"});
+                      }};
+  EXPECT_THROW(run_judge(requests(), failing, {file_, 2}), std::runtime_error);
   const JudgeFile kept = read_judge_scores(file_);
   EXPECT_EQ(kept.judge, "j");
   EXPECT_EQ(kept.scores.size(), 2u);
-  EXPECT_EQ(judge_cost(requests(), kept.scores).num_requests, 3);
-  EXPECT_EQ(judge_cost(requests(), kept.scores).num_characters, 3 * (5 + 5 + 4 + 2));
 
   std::vector<std::string> asked;
-  const Judge working = [&](const std::vector<JudgeRequest>& part) {
-    std::vector<std::optional<JudgeVerdict>> out;
-    for (const JudgeRequest& request : part) {
-      asked.push_back(request.sample.id);
-      out.push_back(request.sample.id == "4" ? std::nullopt : std::optional<JudgeVerdict>({{9, 10}, ""}));
-    }
-    return out;
-  };
-  const JudgeScores scores = run_judge(requests(), working, file_, {"j", 2});
+  Judge working{"j", [&](const std::vector<JudgeRequest>& part) {
+                  Verdicts out;
+                  for (const JudgeRequest& request : part) {
+                    asked.push_back(request.sample.id);
+                    out.push_back(request.sample.id == "4" ? std::nullopt : std::optional<JudgeVerdict>({{9, 10}, ""}));
+                  }
+                  return out;
+                }};
+  const JudgeScores scores = run_judge(requests(), working, {file_, 2}).scores;
   EXPECT_THAT(asked, ::testing::ElementsAre("2", "3", "4"));
   EXPECT_EQ(scores.size(), 4u) << "the judge gave none on 4";
   EXPECT_EQ(scores.at("0").model, 6);
   EXPECT_EQ(scores.at("3").reference, 10);
+  working.name = "other";
   EXPECT_THAT(
       [&] {
-        run_judge(requests(), working, file_, {"other", 2});
+        run_judge(requests(), working, {file_, 2});
       },
       ThrowsMessage<std::runtime_error>(HasSubstr("grades of 'j'")));
+}
+
+TEST_F(JudgeTest, AnAnswerThatHasChangedIsGradedAgain) {
+  int num_asked = 0;
+  const Judge judge{"j", [&](const std::vector<JudgeRequest>& part) {
+                      num_asked += static_cast<int>(part.size());
+                      return Verdicts(part.size(), JudgeVerdict{{5.0 + num_asked, 8}, ""});
+                    }};
+  EXPECT_EQ(run_judge(requests(), judge, {file_}).scores.at("1").model, 10);
+  std::vector<JudgeRequest> later;
+  for (const JudgeRequest& request : requests())
+    later.push_back({request.sample, request.sample.id == "1" ? "that" : request.answer, request.reasoning});
+  const JudgeFile again = run_judge(later, judge, {file_});
+  EXPECT_EQ(num_asked, 6);
+  EXPECT_EQ(again.scores.at("1").model, 11);
+  EXPECT_EQ(again.scores.at("2").model, 10);
+  run_judge(later, judge, {file_});
+  EXPECT_EQ(num_asked, 6);
 }
 
 TEST_F(JudgeTest, ALineThatAKillCutOffIsGradedAgain) {
   std::ofstream(file_) << R"({"id": "0", "model": 5, "reference": 5, "judge": "j"})"
                        << "\n"
                        << R"({"id": "1", "mod)";
-  const Judge judge = [](const std::vector<JudgeRequest>& part) {
-    return std::vector<std::optional<JudgeVerdict>>(part.size(), JudgeVerdict{{1, 2}, ""});
-  };
-  EXPECT_EQ(run_judge(requests(), judge, file_, {"j"}).size(), 5u);
+  const Judge judge{"j", [](const std::vector<JudgeRequest>& part) {
+                      return Verdicts(part.size(), JudgeVerdict{{1, 2}, ""});
+                    }};
+  EXPECT_EQ(run_judge(requests(), judge, {file_}).scores.size(), 5u);
   EXPECT_EQ(read_judge_scores(file_).scores.at("1").reference, 2);
+  EXPECT_EQ(read_judge_scores(file_).scores.at("0").reference, 5) << "it does not say of which texts: taken as it is";
+}
+
+// Replies "8 7", or nothing readable to what it is told to; keeps what it was asked.
+class ScriptedJudge final : public rewards::Judge {
+ public:
+  std::vector<rewards::JudgeReply> ask(std::span<const rewards::JudgeRequest> asked) override {
+    std::vector<rewards::JudgeReply> replies;
+    for (const rewards::JudgeRequest& request : asked) {
+      texts.push_back(request.user);
+      replies.push_back({request.user.find("broken") == std::string::npos ? "8 7" : "no idea", "", 0, 0});
+    }
+    return replies;
+  }
+  std::vector<std::string> texts;
+};
+
+rewards::JudgeOptions scripted_options() {
+  rewards::JudgeOptions options = answer_judge_options();
+  options.url = "local";
+  options.model = "scripted";
+  options.prompt = std::string(THINKVG_SOURCE_DIR) + "/" + options.prompt;
+  options.price_in = 2;
+  options.price_out = 4;
+  options.max_tokens = 100;
+  return options;
+}
+
+TEST_F(JudgeTest, TheArScorePutsAnswersWithTheirReasonsInBothOrders) {
+  const auto scripted = std::make_shared<ScriptedJudge>();
+  const auto local = [&](const rewards::JudgeOptions&) { return scripted; };
+  const Judge judge = make_answer_judge(scripted_options(), local);
+  EXPECT_THAT(judge.name, AllOf(HasSubstr("scripted, prompt ar_score.yaml (SHA-256 "), HasSubstr("both orders")));
+  samples_.resize(1);
+  samples_[0].think = "It is dark.";
+  const JudgeCost cost = judge.cost(requests());
+  EXPECT_EQ(cost.num_requests, 2);
+  EXPECT_EQ(cost.max_reply_tokens, 200);
+  EXPECT_GT(cost.num_prompt_tokens, 200);
+  EXPECT_DOUBLE_EQ(cost.max_price, (static_cast<double>(cost.num_prompt_tokens) * 2 + 200 * 4) / 1e6);
+  EXPECT_THAT(scripted->texts, ::testing::IsEmpty()) << "the cost is told before anything is asked";
+
+  const JudgeScores scores = run_judge(requests(), judge, {file_}).scores;
+  ASSERT_EQ(scripted->texts.size(), 2u);
+  EXPECT_THAT(scripted->texts[0],
+              AllOf(HasSubstr("[Context]\nIt is dark.\n"), HasSubstr("[Assistant 1]\nThat.\nReason: It is dark.\n"),
+                    HasSubstr("[Assistant 2]\nthis\nReason: so\n")));
+  EXPECT_THAT(scripted->texts[1], HasSubstr("[Assistant 1]\nthis\nReason: so\n"));
+  EXPECT_EQ(scores.at("0").model, 7.5);  // the liking for the first cancels out
+  EXPECT_EQ(scores.at("0").reference, 7.5);
+
+  samples_[0].fields["report"] = "The lungs are clear.";
+  run_judge(requests(), judge, {});
+  EXPECT_THAT(scripted->texts.back(), HasSubstr("[Context]\nThe lungs are clear.\n"));
+}
+
+TEST_F(JudgeTest, WhatTheJudgeCannotReadIsLeftOutOrStops) {
+  const auto scripted = std::make_shared<ScriptedJudge>();
+  const auto local = [&](const rewards::JudgeOptions&) { return scripted; };
+  samples_[2].question = "broken";
+  rewards::JudgeOptions options = scripted_options();
+  EXPECT_EQ(run_judge(requests(), make_answer_judge(options, local), {file_}).scores.size(), 4u);
+  options.failure.on_failure = "stop";
+  EXPECT_THAT([&] { run_judge(requests(), make_answer_judge(options, local), {}); },
+              ThrowsMessage<std::runtime_error>(HasSubstr("no scores for 1 of 5")));
+  options.failure.on_failure = "fallback";
+  EXPECT_THROW(make_answer_judge(options, local), std::invalid_argument);
+}
+
+// A cache answers again without a request, and is not part of the cost.
+TEST_F(JudgeTest, ACacheMakesASecondRunFree) {
+  const auto scripted = std::make_shared<ScriptedJudge>();
+  const auto local = [&](const rewards::JudgeOptions&) { return scripted; };
+  rewards::JudgeOptions options = scripted_options();
+  options.cache = file_.string() + ".cache";
+  run_judge(requests(), make_answer_judge(options, local), {});
+  const std::size_t num_asked = scripted->texts.size();
+  EXPECT_EQ(num_asked, 2u) << "five equal questions are one";
+  const Judge again = make_answer_judge(options, local);
+  EXPECT_EQ(again.cost(requests()).num_requests, 0);
+  EXPECT_EQ(run_judge(requests(), again, {}).scores.size(), 5u);
+  EXPECT_EQ(scripted->texts.size(), num_asked);
+  std::filesystem::remove(options.cache);
 }
 
 TEST_F(JudgeTest, ReadsLlavaReviewsAndRefusesOthers) {

@@ -8,7 +8,6 @@
 #include <set>
 
 #include "eval/chart.h"
-#include "eval/html.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/eval/metrics.h"
@@ -37,26 +36,6 @@ std::string message_of(const Call& call) {
     return error.what();
   }
   return "no error";
-}
-
-// ---- text
-
-TEST(ReportHtml, EscapesWhatCouldEndATagOrAnAttribute) {
-  EXPECT_EQ(html::escape("<b a=\"1\" c='2'>&\x01"), "&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt;&amp;\xEF\xBF\xBD");
-}
-
-TEST(ReportHtml, Base64GivesThePublishedVectors) {
-  EXPECT_EQ(html::base64(""), "");
-  EXPECT_EQ(html::base64("f"), "Zg==");
-  EXPECT_EQ(html::base64("fo"), "Zm8=");
-  EXPECT_EQ(html::base64("foobar"), "Zm9vYmFy");
-  EXPECT_EQ(html::base64(std::string_view("\xff\x00\xfe", 3)), "/wD+");
-}
-
-TEST(ReportHtml, ShortensBetweenCharacters) {
-  EXPECT_EQ(html::shorten("short", 5), "short");
-  // The cut at 3 would go through the second two-byte character.
-  EXPECT_EQ(html::shorten("\u00e9\u00e9\u00e9", 3), "\u00e9 \u2026 (4 more bytes)");
 }
 
 // ---- charts
@@ -500,6 +479,77 @@ TEST_F(ReportTest, PageShowsScoresCurvesAndOrigin) {
                           HasSubstr("1 further logged metric"), HasSubstr("weird_metric")));
   // Curves that were not logged have no chart.
   EXPECT_THAT(page, AllOf(Not(HasSubstr(">Loss</b>")), Not(HasSubstr("KL to"))));
+}
+
+TEST_F(ReportTest, GrpoRunsShowWarningsAndTheSameQuestionsOverTime) {
+  fs::create_directories(root_ / "run" / "samples");
+  std::string metrics;
+  for (int step = 1; step <= 12; ++step)
+    metrics +=
+        Json({{"step", step}, {"reward", 0.1}, {"frac_reward_zero_std", 0.9}, {"rewards/answer/mean", 0.1}}).dump() +
+        "\n";
+  write_file_atomically(root_ / "run" / "metrics.jsonl", metrics);
+  write_file_atomically(root_ / "run" / "config.yaml", "images: " + (root_ / "images").string() + "\n");
+  std::string watched;
+  const auto add = [&](int step, int question, const std::string& answer) {
+    watched += Json({{"step", step},
+                     {"id", std::to_string(question)},
+                     {"type", "closed"},
+                     {"question", "Is it dense?"},
+                     {"choices", Json::array()},
+                     {"reference", "yes"},
+                     {"reference_think", ""},
+                     {"reference_regions", {{{"ref", "left lung"}, {"box", {120, 40, 200, 240}}}}},
+                     {"reference_frame", "letterbox-400"},
+                     {"image", fmt::format("p{}.jpg", question)},
+                     {"image_size", {100, 200}},
+                     {"response", "<think>It is <so>.</think><response><answer>" + answer +
+                                      "</answer><location><ref>left lung</ref><box>[60, 20, 90, 120]</box></location>"
+                                      "</response>"},
+                     {"frame", "original"},
+                     {"finish", "stop"},
+                     {"reward", 1.5},
+                     {"rewards",
+                      {{"answer", {{"value", 1.0}, {"reason", "the \"reference\""}}},
+                       {"region", {{"value", nullptr}, {"reason", "no names"}}}}}})
+                   .dump() +
+               "\n";
+  };
+  for (const int step : {0, 4, 8, 12, 16, 20, 24}) {
+    add(step, 1, step < 20 ? "no" : "yes");
+    if (step > 0) add(step, 2, "no");
+  }
+  add(0, 1, "again");  // of a run that was resumed before its first checkpoint
+  write_file_atomically(root_ / "run" / "samples" / "watched.jsonl", watched);
+
+  const ReportData data = read_report(options({"run"}));
+  const ReportTraining& training = data.trainings.at(0);
+  ASSERT_EQ(training.warnings.size(), 1u);
+  EXPECT_EQ(training.warnings[0].name, "zero_signal");
+  EXPECT_THAT(training.watched_labels, ElementsAre("step 0", "step 8", "step 16", "step 24"));
+  ASSERT_EQ(training.watched.size(), 2u);
+  const ReportCase& first = training.watched[0];
+  EXPECT_FALSE(first.jpeg.empty());
+  ASSERT_TRUE(first.answers.at(0) && first.answers.at(3));
+  EXPECT_EQ(first.answers[0]->answer, "again");
+  EXPECT_EQ(first.answers[3]->a_score, 1.0);
+  EXPECT_EQ(first.answers[3]->reward, 1.5);
+  // Pixels of the picture, in the frame of the reference: 100 x 200 is padded to a square of 200, which becomes 400.
+  EXPECT_NEAR(first.answers[3]->regions.at(0).box.x1, 220, 1e-6);
+  EXPECT_FALSE(training.watched[1].answers.at(0)) << "not asked at step 0";
+
+  const std::string page = render_report(data);
+  EXPECT_THAT(page, AllOf(HasSubstr("data-warning=\"zero_signal\""), HasSubstr("90 % of the groups teach nothing"),
+                          HasSubstr("The same questions over time"), HasSubstr("id=\"watched-0-0\""),
+                          HasSubstr("<h4>step 24</h4>"), HasSubstr("the &quot;reference&quot;")));
+  EXPECT_EQ(count_of(page, "Not asked this question."), 1);
+  EXPECT_EQ(count_of(page, "href=\"#watched-0-0\""), 3) << "the other steps use the first one's picture";
+
+  // Without the pictures the page is still of use.
+  fs::remove_all(root_ / "images");
+  const ReportData bare = read_report(options({"run"}));
+  EXPECT_TRUE(bare.trainings.at(0).watched.at(0).jpeg.empty());
+  EXPECT_THAT(render_report(bare), HasSubstr("class=\"canvas\""));
 }
 
 TEST_F(ReportTest, PageStandsAloneAndIsSafe) {

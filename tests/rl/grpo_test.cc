@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <fstream>
+#include <set>
 
 #include "tests/support/tiny_run.h"
 #include "thinkvg/core/files.h"
@@ -49,6 +50,8 @@ std::string weights_of(const std::filesystem::path& run, const std::string& step
 TEST(GrpoTest, ResumesToTheSameBits) {
   const test::TemporaryFolder folder;
   GrpoOptions options = tiny_grpo((folder / "whole").string());
+  options.watch_every = 2;
+  options.watched_questions = 3;
   run_grpo(options);
   std::filesystem::copy(folder / "whole", folder / "cut", std::filesystem::copy_options::recursive);
   std::filesystem::remove_all(folder / "cut/checkpoints/step-4");
@@ -62,6 +65,51 @@ TEST(GrpoTest, ResumesToTheSameBits) {
   const auto whole = lines_of(folder / "whole/samples/completions.jsonl");
   EXPECT_EQ(lines_of(folder / "cut/samples/completions.jsonl"), whole);
   EXPECT_EQ(lines_of(folder / "cut/metrics.jsonl").size(), 4u);
+  const auto watched = lines_of(folder / "whole/samples/watched.jsonl");
+  EXPECT_EQ(lines_of(folder / "cut/samples/watched.jsonl"), watched);
+  ASSERT_EQ(watched.size(), 9u);
+  std::set<std::string> types;
+  for (std::size_t i = 0; i < watched.size(); ++i) {
+    EXPECT_EQ(watched[i]["step"], 2 * (i / 3));
+    EXPECT_EQ(watched[i]["id"], watched[i % 3]["id"]) << "the same questions each time";
+    types.insert(watched[i]["type"].get<std::string>());
+  }
+  EXPECT_EQ(types.size(), 3u) << "of different types";
+}
+
+// Which questions are watched, and how often, changes nothing of what is learned.
+TEST(GrpoTest, WatchingChangesNothing) {
+  const test::TemporaryFolder folder;
+  GrpoOptions options = tiny_grpo((folder / "watched").string());
+  options.run.steps = options.run.save_every = 2;
+  options.watch_every = 1;
+  run_grpo(options);
+  options.out = (folder / "not").string();
+  options.watch_every = 0;
+  run_grpo(options);
+  EXPECT_EQ(weights_of(folder / "watched", "step-2", "model.safetensors"),
+            weights_of(folder / "not", "step-2", "model.safetensors"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "watched/samples/watched.jsonl"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "not/samples/watched.jsonl"));
+}
+
+TEST(GrpoTest, ReasoningIsRequiredUnlessSaidOtherwise) {
+  const test::TemporaryFolder folder;
+  GrpoOptions options = tiny_grpo((folder / "run").string());
+  options.run.steps = 1;
+  options.run.save_every = 0;
+  options.rewards = {"format=1"};
+  std::vector<std::string> reasons;
+  for (const bool required : {true, false}) {
+    options.reward.require_think = required;
+    options.out = (folder / (required ? "with" : "without")).string();
+    run_grpo(options);
+    reasons.push_back(lines_of(std::filesystem::path(options.out) / "samples/completions.jsonl")
+                          .front()["rewards"]["format"]["reason"]
+                          .get<std::string>());
+  }
+  EXPECT_THAT(reasons[0], ::testing::HasSubstr("no <think>"));
+  EXPECT_THAT(reasons[1], ::testing::Not(::testing::HasSubstr("no <think>")));
 }
 
 TEST(GrpoTest, TheModelBelowAdaptersIsTheReference) {

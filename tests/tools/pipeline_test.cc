@@ -178,6 +178,46 @@ TEST_F(PipelineEndToEnd, ReinforcesEvaluatesAndReports) {
   EXPECT_THAT(html, HasSubstr("<svg"));
   EXPECT_THAT(html, HasSubstr("data:image/jpeg;base64"));
   EXPECT_THAT(html, testing::Not(HasSubstr("http://")));
+  // Two steps: watched before the first and behind the last.
+  EXPECT_THAT(html, HasSubstr("The same questions over time"));
+  EXPECT_THAT(html, HasSubstr("<h4>step 2</h4>"));
+}
+
+TEST_F(PipelineEndToEnd, AModelOfOnesOwnIsTheJudge) {
+  const auto eval = [](const std::string& out) {
+    return run({"eval",
+                "--model",
+                path("sft"),
+                "--data",
+                path("phantom/data/test.parquet"),
+                "--images",
+                path("phantom/files"),
+                "--out",
+                path(out),
+                "--limit",
+                "4",
+                "--sampling.max_new_tokens",
+                "8",
+                "--judge.url",
+                "local",
+                "--judge.model",
+                path("init"),
+                "--judge.prompt",
+                THINKVG_SOURCE_DIR "/configs/judge/ar_score.yaml",
+                "--judge.max_tokens",
+                "4",
+                "--judge.cache",
+                path("judge.cache")});
+  };
+  const ProcessResult first = eval("judged");
+  expect_done(first);
+  EXPECT_THAT(first.err, HasSubstr(": 4 of 4 answers to grade, 8 requests of about "));
+  // A new model's replies hold no scores: that is said, and the other figures stand.
+  EXPECT_THAT(first.err, HasSubstr("4 of 4 answers have no grade"));
+  EXPECT_EQ(read_json_file(path("judged/metrics.json"))["num_judged"], 0);
+  const ProcessResult again = eval("judged-again");
+  expect_done(again);
+  EXPECT_THAT(again.err, HasSubstr(": 4 of 4 answers to grade, 0 requests"));
 }
 
 // Killed again and again, at moments that differ from run to run of this test, and resumed: the same weights and logs.

@@ -87,6 +87,18 @@ TEST_F(ScoreRolloutsEndToEnd, TakesTheRunsOwnSettings) {
   EXPECT_FALSE(got["rewards"].contains("format"));
 }
 
+TEST_F(ScoreRolloutsEndToEnd, ModelsWithoutReasoningScore) {
+  write_log({line(1, "a", 0,
+                  "<response><answer>yes</answer><location><ref>left lung</ref><box>[10, 10, 100, 100]</box></location>"
+                  "</response>")});
+  const Json needed = run_json({"--rewards", "answer=1,format=1"});
+  EXPECT_EQ(needed["rewards"]["answer"]["mean"], 0.0);
+  EXPECT_EQ(needed["rewards"]["format"]["mean"], 0.0);
+  const Json free = run_json({"--rewards", "answer=1,format=1", "--reward.require_think", "false"});
+  EXPECT_EQ(free["rewards"]["answer"]["mean"], 1.0);
+  EXPECT_EQ(free["rewards"]["format"]["mean"], 1.0);
+}
+
 TEST_F(ScoreRolloutsEndToEnd, OtherSettingsWin) {
   const Json got = run_json({"--rewards", "grounding,length=0.5,consistency", "--reward.grounding_threshold", "0.75"});
   EXPECT_EQ(got["rewards"]["grounding"]["mean"], 0.75);

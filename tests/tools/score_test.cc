@@ -241,6 +241,45 @@ TEST_F(ScoreCommandEndToEnd, FilesOfOtherSystems) {
   EXPECT_EQ(Json::parse(wrong.out)["parse_rate_strict"]["overall"], 0.0);
 }
 
+// A judge that is asked now: what it costs is said first, what it cannot grade is left out, and grades that are there
+// are not asked for again.
+TEST_F(ScoreCommandEndToEnd, AJudgeIsAskedForWhatItHasNotGraded) {
+  const std::string predictions = write_predictions(right_answers("[20, 40, 100, 200]"));
+  const std::filesystem::path out = folder_ / "out";
+  const std::string flags = "--json --predictions " + predictions + data() + "--out " + out.string() +
+                            " --judge.url http://127.0.0.1:1/v1 --judge.model m --judge.max_retries 0 --judge.prompt " +
+                            THINKVG_SOURCE_DIR + "/configs/judge/ar_score.yaml --judge.price_in 1000 ";
+  const ProgramResult down = run(flags);
+  ASSERT_EQ(down.exit_code, 0) << down.err;
+  EXPECT_EQ(Json::parse(down.out)["num_judged"], 0);
+  EXPECT_FALSE(Json::parse(down.out).contains("ar_score"));
+  const std::size_t told = down.err.find(": 8 of 8 answers to grade, ");
+  ASSERT_NE(told, std::string::npos) << down.err;
+  EXPECT_THAT(down.err, HasSubstr(", price at most "));
+  EXPECT_THAT(down.err, HasSubstr("8 of 8 answers have no grade"));
+  const std::size_t name = down.err.rfind("judge m, prompt", told) + 6;
+  const std::string judge = down.err.substr(name, told - name);
+
+  std::string lines;
+  for (const char* id : {"open/0", "open/1", "closed/0", "closed/1", "single_choice/0", "single_choice/1",
+                         "multi_choice/0", "multi_choice/1"})
+    lines += Json({{"id", id}, {"model", 6}, {"reference", 8}, {"judge", judge}}).dump() + "\n";
+  write_file_atomically(out / "judge.jsonl", lines);
+  const ProgramResult graded = run(flags);
+  ASSERT_EQ(graded.exit_code, 0) << graded.err;
+  EXPECT_THAT(graded.err, HasSubstr(": 0 of 8 answers to grade, 0 requests"));
+  const Json json = Json::parse(graded.out);
+  EXPECT_EQ(json["num_judged"], 8);
+  EXPECT_EQ(json["ar_score"]["overall"], 0.75);
+  EXPECT_EQ(json["provenance"]["judge"], judge);
+
+  EXPECT_EQ(run(flags + "--judge_scores " + (out / "judge.jsonl").string()).exit_code, 2);
+  EXPECT_EQ(run(flags + "--judge.on_failure fallback").exit_code, 2);
+  const ProgramResult stopped = run(flags + "--judge.swap false --judge.on_failure stop");
+  EXPECT_EQ(stopped.exit_code, 1);
+  EXPECT_THAT(stopped.err, HasSubstr("holds grades of 'm, prompt"));
+}
+
 TEST_F(ScoreCommandEndToEnd, AJudgesGradesGiveTheArScore) {
   const auto predictions = write_predictions(right_answers("[20, 40, 100, 200]"));
   std::ofstream(folder_ / "judge.jsonl") << R"({"id": "open/0", "model": 8, "reference": 10, "judge": "j-70b"})"

@@ -28,6 +28,7 @@ struct EvalOptions {
   bool fuse_readers = false;
   bool detection = false;
   std::string judge_scores;
+  rewards::JudgeOptions judge = answer_judge_options();
   std::int64_t limit = 0;
   std::int64_t seed = 0;
   std::int64_t batch_questions = 256;
@@ -53,6 +54,7 @@ struct EvalOptions {
     v.setting("fuse_readers", fuse_readers, "Fuse the boxes of several readers of a picture (VinDr-CXR) first.");
     v.setting("detection", detection, "Average precision of the boxes by the names of their regions, too.");
     v.setting("judge_scores", judge_scores, "JSON lines of a judge's grades, for the AR-score.");
+    v.section("judge", judge, "A judge to ask now, for the AR-score.");
     v.setting("limit", limit, "Ask only the first questions; 0: all.");
     v.setting("seed", seed, "Seed of sampling, where sampling.temperature is above 0.");
     v.setting("batch_questions", batch_questions, "Questions that are prepared together.");
@@ -75,12 +77,12 @@ struct Evaluation {
 //
 // Answers are kept in `out`/answers.partial.jsonl as batches end, so that a killed evaluation goes on with the first
 // batch that it has not finished; with the same settings, model and data the result is the same as without the kill.
-// `judge`: grades answers where it is given, under the name `judge_name`; its grades are kept in `out`/judge.jsonl.
-Evaluation evaluate(const EvalOptions& options, const Judge& judge = {}, const std::string& judge_name = "");
+// `judge`: grades answers where it is given (make_answer_judge(options.judge) makes the one that the options describe;
+// nothing here does by itself); its grades are kept in `out`/judge.jsonl.
+Evaluation evaluate(const EvalOptions& options, const Judge& judge = {});
 
 // The same with a model at hand, whose present weights are used and not changed: for scoring while training. The
 // answers of a batch are computed without gradient. `options.model` is only a name here, and nothing is resumed.
-Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge = {},
-                    const std::string& judge_name = "");
+Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge = {});
 
 }  // namespace thinkvg::eval

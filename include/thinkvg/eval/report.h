@@ -11,6 +11,7 @@
 #include "thinkvg/core/json.h"
 #include "thinkvg/core/settings.h"
 #include "thinkvg/grounding/box.h"
+#include "thinkvg/rewards/run_warnings.h"
 
 // The HTML report of one or several runs: one self-contained file (pictures embedded, no network) with the stages side
 // by side, training curves, and cases with reference and predicted boxes on the picture next to the reasoning.
@@ -68,6 +69,13 @@ struct ReportScore {
   const ReportValue* find(const std::string& type) const;
 };
 
+// What one reward said about an answer.
+struct ReportReward {
+  std::string name;
+  std::optional<double> value;  // none: not applicable
+  std::string reason;
+};
+
 // One line of predictions.jsonl: a question with its reference and what the model said. All boxes, and the numbers
 // inside `think`, `response` and `reference_think`, are in `frame`.
 struct ReportPrediction {
@@ -93,6 +101,8 @@ struct ReportPrediction {
   std::optional<double> a_score;     // none: this type of question is not graded by its answer
   std::optional<double> v_score;     // none: the reference has no boxes
   std::optional<double> confidence;  // probability that the model gave its answer
+  std::optional<double> reward;      // of answers that grpo logged: the weighted sum, and its parts
+  std::vector<ReportReward> rewards;
 
   // The answer is right; where answers are not graded, the boxes are (V-score of at least 0.5).
   bool is_right() const;
@@ -127,6 +137,13 @@ struct ReportStage {
   Json manifest;       // null where there is none
 };
 
+// One question with several answers: of the shown stages, or of one run at several steps.
+struct ReportCase {
+  ReportPrediction reference;                            // one of the answers; its reference part describes the case
+  std::string jpeg;                                      // encoded thumbnail; empty: boxes are drawn on an empty canvas
+  std::vector<std::optional<ReportPrediction>> answers;  // one a label
+};
+
 struct ReportTraining {
   std::string label;
   std::string note;
@@ -134,6 +151,10 @@ struct ReportTraining {
   std::map<std::string, std::vector<std::pair<std::int64_t, double>>> curves;  // metric -> (step, value), steps rising
   std::string config;                                                          // text of config.yaml
   Json manifest;
+  std::vector<rewards::RunWarning> warnings;  // of grpo: what looks wrong
+  // Of grpo: the questions of samples/watched.jsonl, answered at some of the steps.
+  std::vector<std::string> watched_labels;
+  std::vector<ReportCase> watched;
 };
 
 // Paired differences of two stages, second minus first.
@@ -142,13 +163,6 @@ struct ReportComparison {
   std::string note;
   std::optional<ReportValue> a_score, v_score, mean;  // `mean` of each holds the difference
   std::optional<double> mcnemar_p;                    // exact test on the graded questions
-};
-
-// One question with the answers of the shown stages.
-struct ReportCase {
-  ReportPrediction reference;  // a line of the last shown stage; its reference part describes the case
-  std::string jpeg;            // encoded thumbnail
-  std::vector<std::optional<ReportPrediction>> answers;  // one a label of ReportData::case_labels
 };
 
 // All that the page shows.

@@ -35,6 +35,8 @@ class Judge {
   // One reply a request, in their order. A request that cannot be answered gets a reply with its problem; nothing is
   // thrown for it. Called by one thread at a time.
   virtual std::vector<JudgeReply> ask(std::span<const JudgeRequest> requests) = 0;
+  // Whether the reply is at hand already and costs nothing, as in a cache.
+  virtual bool knows(const JudgeRequest& request) const;
 };
 
 // What was asked of a server since it was made.
@@ -72,6 +74,7 @@ class CachedJudge final : public Judge {
   CachedJudge(std::shared_ptr<Judge> inner, const std::filesystem::path& file, std::string identity);
   ~CachedJudge() override;
   std::vector<JudgeReply> ask(std::span<const JudgeRequest> requests) override;
+  bool knows(const JudgeRequest& request) const override;
   // Adds a reply to the file, unless it is there or has a problem. May be called from several threads.
   void keep(const JudgeRequest& request, const JudgeReply& reply);
   // How many requests were answered from the file so far.
@@ -128,6 +131,15 @@ struct PairOptions {
 };
 std::vector<PairVerdict> judge_pairs(Judge& judge, const JudgePrompt& prompt, std::span<const JudgedPair> pairs,
                                      const PairOptions& options);
+
+// What judge_pairs would send: equal questions once, those that the judge knows not at all, and no question for the
+// second time.
+struct PairEstimate {
+  std::int64_t num_requests = 0;
+  std::int64_t num_prompt_tokens = 0;  // four bytes a token, which is about right for English
+};
+PairEstimate estimate_pairs(const Judge& judge, const JudgePrompt& prompt, std::span<const JudgedPair> pairs,
+                            const PairOptions& options);
 
 // The two scores in a judge's reply: "8 7", "8, 7", "Assistant 1: 8/10 .. Assistant 2: 7/10", {"answer_1": 8, ..}, with
 // prose or reasoning (<think>) around. Nothing when they cannot be told, or lie outside of 1 to 10.

@@ -79,6 +79,8 @@ struct JudgeOptions {
     v.setting("ca_file", ca_file, "Certificates to trust, for https; empty: the system's.");
     failure.visit(v);
   }
+  // Whether a judge is named at all.
+  bool is_given() const { return !url.empty() || !cache.empty(); }
   // Throws std::invalid_argument on a value out of its range.
   void check() const;
 };
@@ -104,6 +106,7 @@ struct ProgramOptions {
 };
 
 struct RewardOptions {
+  bool require_think = true;
   // answer
   std::string answer_reading = "strict";
   std::string multi_choice = "exact";
@@ -131,6 +134,9 @@ struct RewardOptions {
   ProgramOptions program;
 
   void visit(SettingsVisitor& v) {
+    v.setting("require_think", require_think,
+              "Count a completion without <think> as incomplete, which scores 0; false: for models that answer without "
+              "reasoning, such as those trained with data.think 0.");
     v.setting("answer_reading", answer_reading,
               "How yes/no and option letters are read: strict (the answer and nothing else) or lenient.");
     v.setting("multi_choice", multi_choice,

@@ -41,8 +41,8 @@ struct LoggedRollout {
   std::unique_ptr<grounding::ParsedResponse> parsed;
   std::unique_ptr<grounding::ImageGeometry> geometry;
 
-  // Parses the response (`expect_think`: whether a missing <think> makes it incomplete).
-  void prepare(const grounding::ImageGeometry& of_picture, bool expect_think);
+  // Parses the response (`require_think`: whether a missing <think> makes it incomplete).
+  void prepare(const grounding::ImageGeometry& of_picture, bool require_think);
   RewardInput input() const;
 };
 

@@ -50,6 +50,8 @@ struct GrpoOptions {
   std::int64_t max_refill = 3;
   train::TuningOptions tuning;
   std::int64_t samples_per_step = 8;
+  std::int64_t watched_questions = 4;
+  std::int64_t watch_every = 20;
   std::vector<std::string> rewards = thinkvg::rewards::default_rewards();
   thinkvg::rewards::RewardOptions reward;
   generation::SamplingOptions sampling;
@@ -110,6 +112,10 @@ struct GrpoOptions {
     tuning.visit(v);
     v.setting("samples_per_step", samples_per_step,
               "Completions a step that are written to samples/completions.jsonl.");
+    v.setting("watched_questions", watched_questions,
+              "The same few questions, answered with the likeliest tokens now and then, for samples/watched.jsonl and "
+              "the report.");
+    v.setting("watch_every", watch_every, "Steps between two such rounds, the first before training; 0: none.");
     v.setting("rewards", rewards,
               "Rewards with their weights, such as answer=1: answer, grounding, format, region, think_grounding, "
               "consistency, length, cosine, repetition, judge, program:COMMAND.");
@@ -124,7 +130,8 @@ struct GrpoOptions {
 
 // Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300) on a run folder: sample G completions a question
 // from the present weights, reward them by rule, update. Metrics go to metrics.jsonl under TRL's names, completions
-// with their rewards and reasons to samples/completions.jsonl. Throws as train::run_sft.
+// with their rewards and reasons to samples/completions.jsonl; what looks wrong is warned of once (rewards::RunWatch).
+// Throws as train::run_sft.
 void run_grpo(const GrpoOptions& options);
 
 }  // namespace thinkvg::rl

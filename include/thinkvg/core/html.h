@@ -5,7 +5,7 @@
 #include <string_view>
 
 // Text for HTML pages and for SVG inside them.
-namespace thinkvg::eval::html {
+namespace thinkvg::html {
 
 // Safe between tags and inside quoted attributes. Characters that HTML does not allow become U+FFFD.
 std::string escape(std::string_view text);
@@ -21,4 +21,4 @@ inline constexpr const char* kMissing = "<span class=\"muted\">\u2013</span>";
 // Shortest usual form of a measured number: "0.0123", "12.3k", "1.5e-05".
 std::string number(double value);
 
-}  // namespace thinkvg::eval::html
+}  // namespace thinkvg::html

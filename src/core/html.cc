@@ -1,4 +1,4 @@
-#include "eval/html.h"
+#include "thinkvg/core/html.h"
 
 #include <spdlog/fmt/fmt.h>
 
@@ -8,7 +8,7 @@
 
 #include "thinkvg/core/progress.h"
 
-namespace thinkvg::eval::html {
+namespace thinkvg::html {
 
 std::string escape(std::string_view text) {
   std::string out;
@@ -70,11 +70,10 @@ std::string number(double value) {
   const double size = std::abs(value);
   if (value == 0) return "0";
   if (size < 1e-3) return fmt::format("{:.3g}", value);
-  if (size < 10) return fmt::format("{:.4g}", value);
   if (size < 10000) return fmt::format("{:.4g}", value);
   if (size < 1e6) return fmt::format("{:.4g}k", value / 1e3);
   if (size < 1e9) return fmt::format("{:.4g}M", value / 1e6);
   return fmt::format("{:.3g}", value);
 }
 
-}  // namespace thinkvg::eval::html
+}  // namespace thinkvg::html
