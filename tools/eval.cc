@@ -2,6 +2,7 @@
 
 #include "thinkvg/eval/evaluator.h"
 #include "tools/commands.h"
+#include "tools/processes.h"
 
 namespace thinkvg::tools {
 
@@ -11,7 +12,10 @@ int run_eval(const Arguments& arguments) {
   require_setting("eval", "model", options.model, "DIR");
   require_setting("eval", "data", options.data.path, "FILE");
   require_setting("eval", "images", options.images, "ROOT");
-  const eval::Evaluation evaluation = eval::evaluate(options);
+  if (const auto code = run_processes("eval", arguments, options.processes)) return *code;
+  const auto group = join_processes(options.dist);
+  const eval::Evaluation evaluation = eval::evaluate(options, *group);
+  if (!group->is_main()) return 0;
   if (options.json)
     fmt::print("{}\n", eval::scores_to_json(evaluation.scores).dump(2));
   else
