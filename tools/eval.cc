@@ -3,6 +3,7 @@
 #include "thinkvg/eval/evaluator.h"
 #include "thinkvg/rl/local_judge.h"
 #include "tools/commands.h"
+#include "tools/processes.h"
 
 namespace thinkvg::tools {
 
@@ -12,10 +13,13 @@ int run_eval(const Arguments& arguments) {
   require_setting("eval", "model", options.model, "DIR");
   require_setting("eval", "data", options.data.path, "FILE");
   require_setting("eval", "images", options.images, "ROOT");
+  if (const auto code = run_processes("eval", arguments, options.processes)) return *code;
+  const auto group = join_processes(options.dist);
   eval::Judge judge;
   if (options.judge.is_given())
     judge = eval::make_answer_judge(options.judge, rl::reward_resources(options.engine).local_judge);
-  const eval::Evaluation evaluation = eval::evaluate(options, judge);
+  const eval::Evaluation evaluation = eval::evaluate(options, *group, judge);
+  if (!group->is_main()) return 0;
   if (options.json)
     fmt::print("{}\n", eval::scores_to_json(evaluation.scores).dump(2));
   else

@@ -2,6 +2,7 @@
 
 #include "thinkvg/core/interrupt.h"
 #include "tools/commands.h"
+#include "tools/processes.h"
 
 namespace thinkvg::tools {
 
@@ -13,8 +14,10 @@ int run_grpo(const Arguments& arguments) {
   require_setting("grpo", "data", options.data.path, "FILE");
   require_setting("grpo", "images", options.images, "ROOT");
   require_setting("grpo", "out", options.out, "DIR");
+  if (const auto code = run_processes("grpo", arguments, options.processes)) return *code;
   const InterruptGuard guard;
-  rl::run_grpo(options);
+  const auto group = join_processes(options.dist);
+  rl::run_grpo(options, *group);
   return 0;
 }
 

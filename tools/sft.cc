@@ -2,6 +2,7 @@
 
 #include "thinkvg/core/interrupt.h"
 #include "tools/commands.h"
+#include "tools/processes.h"
 
 namespace thinkvg::tools {
 
@@ -12,8 +13,10 @@ int run_sft(const Arguments& arguments) {
   require_setting("sft", "data", options.data.path, "FILE");
   require_setting("sft", "images", options.images, "ROOT");
   require_setting("sft", "out", options.out, "DIR");
+  if (const auto code = run_processes("sft", arguments, options.processes)) return *code;
   const InterruptGuard guard;
-  train::run_sft(options);
+  const auto group = join_processes(options.dist);
+  train::run_sft(options, *group);
   return 0;
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <sstream>
 #include <unordered_map>
 
 #include "eval/confidence.h"
@@ -59,6 +60,20 @@ struct Answer {
 
 using Answers = std::unordered_map<std::string, Answer>;  // by sample id
 
+std::string answer_line(const std::string& id, const Answer& answer) {
+  return answer.to_json(id).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Answers read_answers(const std::string& lines) {
+  Answers answers;
+  std::istringstream stream(lines);
+  for (std::string line; std::getline(stream, line);) {
+    const Json json = Json::parse(line);
+    answers.emplace(json.at("id").get<std::string>(), Answer::from_json(json));
+  }
+  return answers;
+}
+
 // The questions of a run, as they are asked.
 struct Questions {
   std::vector<Sample> samples;  // with their references
@@ -106,6 +121,13 @@ class PartialAnswers {
   }
 
   const Answers& answers() const { return answers_; }
+  // Rank 0's answers, in every process.
+  void share(dist::ProcessGroup& group) {
+    if (group.size() == 1) return;
+    std::string lines;
+    for (const auto& [id, answer] : answers_) lines += answer_line(id, answer);
+    answers_ = read_answers(group.broadcast_text(lines, "answers that are there"));
+  }
   void add(const std::string& lines) {
     if (out_) out_->write(lines);
   }
@@ -155,6 +177,8 @@ std::string key_of(const EvalOptions& options, const Provenance& provenance) {
   asked.judge = rewards::JudgeOptions();
   asked.metrics = MetricOptions();
   asked.num_threads = 0;
+  asked.processes = 1;
+  asked.dist = {};
   return sha256_text(settings_to_json(asked).dump() + provenance.model_sha256 + provenance.data_sha256);
 }
 
@@ -166,8 +190,9 @@ struct Asked {
 
 class Asker {
  public:
-  Asker(const models::ModelBundle& bundle, const EvalOptions& options)
+  Asker(const models::ModelBundle& bundle, const EvalOptions& options, dist::ProcessGroup& group)
       : bundle_(bundle),
+        group_(group),
         options_(options),
         builder_(
             bundle,
@@ -176,28 +201,41 @@ class Asker {
     if (options.blind) builder_.encoder().set_blank(128);
   }
 
-  // Asks batch by batch, in the order of the set; batches whose answers are all there are passed over.
+  // Asks batch by batch, in the order of the set, each process its share; batches whose answers are all there are
+  // passed over.
   Asked ask(const std::vector<Sample>& samples, PartialAnswers& partial) {
     Asked asked;
     asked.answers = partial.answers();
     const auto count = static_cast<std::int64_t>(samples.size());
-    Progress progress("eval", count);
+    const auto progress = group_.is_main() ? std::make_unique<Progress>("eval", count) : nullptr;
     for (std::int64_t begin = 0; begin < count; begin += options_.batch_questions) {
       const std::int64_t end = std::min(count, begin + options_.batch_questions);
       const std::vector<Sample> batch(samples.begin() + begin, samples.begin() + end);
       const bool is_done = std::all_of(batch.begin(), batch.end(),
                                        [&](const Sample& sample) { return asked.answers.contains(sample.id); });
-      if (!is_done) partial.add(ask_batch(batch, asked));
+      if (!is_done) {
+        group_.set_phase(fmt::format("questions {} to {}", begin, end), 0);
+        std::vector<Sample> own;
+        for (const std::int64_t place : group_.share_of(std::ssize(batch)))
+          own.push_back(batch[static_cast<std::size_t>(place)]);
+        std::string lines;
+        for (const std::string& part : group_.gather_texts(ask_batch(own, asked), "answers")) {
+          lines += part;
+          if (group_.size() > 1) asked.answers.merge(read_answers(part));
+        }
+        partial.add(lines);
+      }
       const double rate = static_cast<double>(asked.new_tokens) / std::max(asked.seconds, 1e-9);
-      progress.update(end, fmt::format("{} tokens/s", format_count(static_cast<std::int64_t>(rate))));
+      if (progress) progress->update(end, fmt::format("{} tokens/s", format_count(static_cast<std::int64_t>(rate))));
     }
-    progress.finish();
+    if (progress) progress->finish();
     return asked;
   }
 
  private:
   // Returns the lines for the partial file.
   std::string ask_batch(const std::vector<Sample>& batch, Asked& asked) {
+    if (batch.empty()) return {};
     const std::vector<generation::Question> questions = builder_.build(batch);
     std::vector<generation::GenerationRequest> requests;
     for (const generation::Question& question : questions)
@@ -221,13 +259,14 @@ class Asker {
                     questions[i].picture,
                     answer_confidence(prefix, completion.logprobs),
                     static_cast<std::int64_t>(completion.ids.size())};
-      lines += answer.to_json(batch[i].id).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+      lines += answer_line(batch[i].id, answer);
       asked.answers.insert_or_assign(batch[i].id, std::move(answer));
     }
     return lines;
   }
 
   models::ModelBundle bundle_;
+  dist::ProcessGroup& group_;
   EvalOptions options_;
   generation::QuestionBuilder builder_;
   generation::RolloutEngine engine_;
@@ -266,6 +305,7 @@ JudgeFile judge_answers(const EvalOptions& options, const Questions& questions, 
 struct Source {
   const models::ModelBundle& bundle;
   fs::path weights;  // empty: the model is only in memory
+  dist::ProcessGroup& group;
 };
 
 Evaluation evaluate_source(const Source& source, const EvalOptions& options, const Judge& judge) {
@@ -274,17 +314,20 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
   Provenance provenance{
       subset_text(count, questions.num_all, options.data),       prompt_text(options),           "",
       source.weights.empty() ? "" : sha256_path(source.weights), sha256_path(options.data.path), options.seed};
-  if (!options.out.empty()) fs::create_directories(options.out);
-  const bool keeps = !options.out.empty() && !source.weights.empty();
+  const bool is_main = source.group.is_main();
+  if (!options.out.empty() && is_main) fs::create_directories(options.out);
+  const bool keeps = !options.out.empty() && !source.weights.empty() && is_main;
   PartialAnswers partial =
       keeps ? PartialAnswers(fs::path(options.out) / kPartialFile, key_of(options, provenance), options.resume)
             : PartialAnswers();
+  partial.share(source.group);
   if (!partial.answers().empty())
     spdlog::info("eval: {} of {} answers are there already",
                  format_count(static_cast<std::int64_t>(partial.answers().size())), format_count(count));
   spdlog::info("eval: {} questions, model {}{}{}", format_count(count), options.model,
                options.blind ? ", grey pictures" : "", options.shuffle_pictures ? ", shuffled pictures" : "");
-  const Asked asked = Asker(source.bundle, options).ask(questions.asked, partial);
+  const Asked asked = Asker(source.bundle, options, source.group).ask(questions.asked, partial);
+  if (!is_main) return {};
   const JudgeFile judged = judge_answers(options, questions, asked, judge);
 
   Evaluation evaluation;
@@ -332,19 +375,30 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
 
 }  // namespace
 
+Evaluation evaluate(const EvalOptions& options, dist::ProcessGroup& group, const Judge& judge) {
+  try {
+    check(options);
+    const fs::path folder = models::resolve_model_folder(options.model);
+    const models::ModelBundle bundle = models::load_bundle(folder);
+    for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
+    // A model in several files is told by the whole folder.
+    const fs::path single = folder / "model.safetensors";
+    return evaluate_source({bundle, fs::exists(single) ? single : folder, group}, options, judge);
+  } catch (const std::exception& error) {
+    group.fail(error);
+    throw;
+  }
+}
+
 Evaluation evaluate(const EvalOptions& options, const Judge& judge) {
-  check(options);
-  const fs::path folder = models::resolve_model_folder(options.model);
-  const models::ModelBundle bundle = models::load_bundle(folder);
-  for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
-  // A model in several files is told by the whole folder.
-  const fs::path single = folder / "model.safetensors";
-  return evaluate_source({bundle, fs::exists(single) ? single : folder}, options, judge);
+  dist::ProcessGroup alone;
+  return evaluate(options, alone, judge);
 }
 
 Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge) {
   check(options);
-  return evaluate_source({bundle, {}}, options, judge);
+  dist::ProcessGroup alone;
+  return evaluate_source({bundle, {}, alone}, options, judge);
 }
 
 }  // namespace thinkvg::eval

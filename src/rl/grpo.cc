@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <deque>
 #include <iterator>
 #include <limits>
@@ -25,6 +26,7 @@
 #include "thinkvg/rl/advantage.h"
 #include "thinkvg/rl/local_judge.h"
 #include "thinkvg/rl/policy_loss.h"
+#include "thinkvg/train/distributed.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/profile.h"
 #include "thinkvg/train/run_folder.h"
@@ -82,6 +84,33 @@ std::vector<data::Sample> watched_samples(const data::Dataset& dataset, std::int
   return chosen;
 }
 
+// A group as other processes get it, and back. What it is rebuilt from suffices for metrics and logs, not for updates.
+Json group_to_json(const Group& group) {
+  const generation::Question& question = *group.question;
+  Json completions = Json::array();
+  for (const ScoredCompletion& scored : group.completions) {
+    Json scores = Json::array();
+    for (const rewards::RewardScore& score : scored.reward.scores)
+      scores.push_back({score.value, score.applicable, score.reason});
+    completions.push_back({{"ids", scored.completion->ids},
+                           {"logprobs", scored.completion->logprobs},
+                           {"stop", scored.completion->finish == FinishReason::stop},
+                           {"total", scored.reward.total},
+                           {"applicable", scored.reward.applicable},
+                           {"scores", scores},
+                           {"advantage", scored.advantage},
+                           {"in_loss", scored.in_loss}});
+  }
+  return {{"place", group.place},
+          {"index", group.index},
+          {"prompt", question.prompt.ids},
+          {"picture", question.picture.string()},
+          {"frame", question.frame.name()},
+          {"width", question.original.width},
+          {"height", question.original.height},
+          {"completions", completions}};
+}
+
 // Means over one step, weighted by tokens.
 struct UpdateMetrics {
   double loss = 0, kl = 0, entropy = 0, clip_low = 0, clip_high = 0, gap_sum = 0, gap_max = 0, grad_norm = 0;
@@ -90,16 +119,18 @@ struct UpdateMetrics {
 
 class GrpoTrainer {
  public:
-  explicit GrpoTrainer(const GrpoOptions& options)
+  GrpoTrainer(const GrpoOptions& options, dist::ProcessGroup& process_group)
       : options_(options),
+        group_(process_group),
         dataset_(train::open_training_data(options.data, options.images)),
         rewards_(options.rewards, reward_options(options), reward_resources(options.engine)),
         scaling_(parse_advantage_scaling(options.scale_rewards)),
-        run_(options.out, options.resume, options.run),
-        checkpoint_(options.resume ? run_.latest_checkpoint() : std::filesystem::path()),
+        run_(options.out, options.resume, options.run, process_group.is_main()),
+        checkpoint_(options.resume ? train::agreed_path(process_group, [&] { return run_.latest_checkpoint(); })
+                                   : std::filesystem::path()),
         trained_(checkpoint_.empty() ? train::TrainedModel(options.model, options.tuning, options.seed)
                                      : train::TrainedModel(options.model, options.tuning, checkpoint_)),
-        optimizer_(trained_.groups(options.optimizer), options.optimizer),
+        optimizer_(trained_.groups(options.optimizer), options.optimizer, process_group),
         builder_(trained_.bundle(),
                  {options.prompt,
                   options.images,
@@ -143,7 +174,8 @@ class GrpoTrainer {
       spdlog::info("resuming from {}", checkpoint_.string());
     }
     run_.open_logs(step_);
-    if (step_ > 0) watch_ = rewards::watch_run(run_.path());
+    train::require_equal_parameters(group_, trained_.parameters());
+    if (step_ > 0 && group_.is_main()) watch_ = rewards::watch_run(run_.path());
     if (options.watch_every > 0)
       watched_ = watched_samples(*dataset_, options.watched_questions, static_cast<std::uint64_t>(options.seed));
     for (std::size_t k = 0; k < rewards_.size(); ++k)
@@ -159,7 +191,7 @@ class GrpoTrainer {
     const std::int64_t steps = options_.run.steps;
     spdlog::info("grpo: {} questions, {} steps of {} x {}, {} threads", format_count(dataset_->size()),
                  format_count(steps), options_.prompts_per_step, options_.group_size, at::get_num_threads());
-    Progress progress("grpo", steps, step_);
+    const auto progress = group_.is_main() ? std::make_unique<Progress>("grpo", steps, step_) : nullptr;
     const auto start = Clock::now();
     if (step_ == 0) log_watched();
     while (step_ < steps) {
@@ -168,20 +200,21 @@ class GrpoTrainer {
       profile_.end_step();
       if (step_ % options_.run.log_every == 0 || step_ == steps) log(metrics);
       if (options_.watch_every > 0 && (step_ % options_.watch_every == 0 || step_ == steps)) log_watched();
-      progress.update(step_, fmt::format("reward {:.3f}, {} tokens/s", metrics.at("reward").get<double>(),
-                                         format_count(metrics.at("tokens_per_second").get<std::int64_t>())));
-      const bool stop = interrupt_requested();
+      if (progress)
+        progress->update(step_, fmt::format("reward {:.3f}, {} tokens/s", metrics.at("reward").get<double>(),
+                                            format_count(metrics.at("tokens_per_second").get<std::int64_t>())));
+      const bool stop = group_.any(interrupt_requested(), "wish to stop");
       if (stop || step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0)) save();
       if (stop && step_ < steps) {
         run_.finish();
-        progress.finish();
+        if (progress) progress->finish();
         spdlog::warn("grpo: asked to stop; step {} of {} is saved, go on with --resume", format_count(step_),
                      format_count(steps));
         return;
       }
     }
     run_.finish();
-    progress.finish();
+    if (progress) progress->finish();
     spdlog::info("grpo: {} steps in {}, written to {}", format_count(steps), format_duration(seconds_since(start)),
                  options_.out);
   }
@@ -194,8 +227,9 @@ class GrpoTrainer {
     if (options_.sync_ref_model)
       for (const auto& item : reference_->named_parameters())
         content.tensors[kReference].emplace_back(item.key(), item.value());
+    group_.set_phase("checkpoint", step_);
     run_.save_checkpoint(content, optimizer_,
-                         {step_, {{"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}}});
+                         {step_, {{"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}}}, group_);
   }
 
   void read_reference(const std::filesystem::path& file) {
@@ -213,7 +247,8 @@ class GrpoTrainer {
 
   // What drawing the completions of a step came to.
   struct Draw {
-    std::vector<Group> groups;
+    std::vector<Group> groups;    // this process's
+    std::int64_t num_groups = 0;  // of all processes
     std::int64_t num_dropped = 0;
     std::int64_t num_refills = 0;
     double rollout_seconds = 0, reward_seconds = 0;
@@ -224,19 +259,27 @@ class GrpoTrainer {
   Draw draw() {
     Draw result;
     for (std::int64_t round = 0;; ++round) {
-      const std::int64_t missing = options_.prompts_per_step - static_cast<std::int64_t>(result.groups.size());
-      std::vector<Group> groups = draw_groups(missing, result);
+      std::vector<Group> groups = draw_groups(options_.prompts_per_step - result.num_groups, result);
       // Otherwise they stay: they count in the normaliser, and a KL term moves them.
       if (!options_.dynamic_sampling) {
+        result.num_groups = options_.prompts_per_step;
         result.groups = std::move(groups);
         break;
       }
-      std::vector<Group> dropped;
-      for (Group& group : groups) (has_signal(group) ? result.groups : dropped).push_back(std::move(group));
-      result.num_dropped += static_cast<std::int64_t>(dropped.size());
+      std::vector<Group> kept, dropped;
+      for (Group& group : groups) (has_signal(group) ? kept : dropped).push_back(std::move(group));
+      const std::vector<double> counts =
+          group_.sum({static_cast<double>(kept.size()), static_cast<double>(dropped.size())}, "groups with signal");
+      result.num_dropped += static_cast<std::int64_t>(counts[1]);
       const bool last = round == options_.max_refill;
-      if (last && result.groups.empty()) result.groups = std::move(dropped);
-      if (last || static_cast<std::int64_t>(result.groups.size()) == options_.prompts_per_step) break;
+      if (last && result.num_groups + static_cast<std::int64_t>(counts[0]) == 0) {
+        kept = std::move(dropped);
+        result.num_groups = static_cast<std::int64_t>(counts[1]);
+      } else {
+        result.num_groups += static_cast<std::int64_t>(counts[0]);
+      }
+      std::move(kept.begin(), kept.end(), std::back_inserter(result.groups));
+      if (last || result.num_groups == options_.prompts_per_step) break;
       ++result.num_refills;
     }
     prefetch_next();
@@ -246,17 +289,25 @@ class GrpoTrainer {
   // The next step's pictures are read while this one's update is computed.
   void prefetch_next() {
     std::vector<data::Sample> samples;
-    for (const std::int64_t index : train::ordered_indices(dataset_->size(), next_prompt_, options_.prompts_per_step,
-                                                           static_cast<std::uint64_t>(options_.seed)))
-      samples.push_back(dataset_->get(index));
+    const std::vector<std::int64_t> indices = train::ordered_indices(
+        dataset_->size(), next_prompt_, options_.prompts_per_step, static_cast<std::uint64_t>(options_.seed));
+    for (const std::int64_t place : group_.share_of(std::ssize(indices)))
+      samples.push_back(dataset_->get(indices[static_cast<std::size_t>(place)]));
     builder_.prefetch(samples);
   }
 
+  // This process's share of `count` questions with their completions.
   std::vector<Group> draw_groups(std::int64_t count, Draw& timed) {
+    group_.set_phase("rollout", step_ + 1);
     std::vector<data::Sample> samples;
-    const std::vector<std::int64_t> indices =
+    std::vector<std::int64_t> indices;
+    const std::vector<std::int64_t> all =
         train::ordered_indices(dataset_->size(), next_prompt_, count, static_cast<std::uint64_t>(options_.seed));
+    const std::vector<std::int64_t> places = group_.share_of(count);
+    for (const std::int64_t place : places) indices.push_back(all[static_cast<std::size_t>(place)]);
+    const std::int64_t first_place = next_prompt_;
     next_prompt_ += count;
+    if (indices.empty()) return {};
     for (const std::int64_t index : indices) samples.push_back(dataset_->get(index));
     std::vector<generation::Question> questions = builder_.build(samples);
     const auto rollout_start = Clock::now();
@@ -265,7 +316,12 @@ class GrpoTrainer {
     timed.rollout_seconds += seconds_since(rollout_start);
 
     const auto reward_start = Clock::now();
+    group_.set_phase("reward", step_ + 1);
     std::vector<Group> groups = scored_groups(std::move(questions), std::move(completions));
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      groups[i].place = first_place + places[i];
+      groups[i].index = indices[i];
+    }
     timed.reward_seconds += seconds_since(reward_start);
     return groups;
   }
@@ -302,19 +358,22 @@ class GrpoTrainer {
 
   Json step() {
     const auto start = Clock::now();
+    const dist::CommunicationStats before = group_.total_stats();
     Draw drawn = draw();
-    std::vector<Group>& groups = drawn.groups;
+    std::vector<Group>& own = drawn.groups;
 
     const auto update_start = Clock::now();
-    if (needs_forward_pass()) forward_pass(groups);
+    group_.set_phase("update", step_ + 1);
+    if (needs_forward_pass()) forward_pass(own);
     const double forward_seconds = seconds_since(update_start);
-    const Advantages advantages = set_advantages(groups);
+    const Advantages advantages = set_advantages(own);
     const double lr = train::learning_rate(options_.optimizer, step_, options_.run.steps);
-    const UpdateMetrics update_metrics = update(groups, lr);
+    const UpdateMetrics update_metrics = update(own, lr);
     const double update_seconds = seconds_since(update_start);
     ++step_;
     if (options_.sync_ref_model && step_ % options_.ref_model_sync_steps == 0) sync_reference();
 
+    const std::vector<Group> groups = of_all_processes(std::move(own));
     log_samples(groups);
     Json metrics = reward_metrics(groups, advantages);
     std::int64_t num_tokens = 0;
@@ -340,7 +399,51 @@ class GrpoTrainer {
     if (options_.dynamic_sampling)
       metrics.update(
           {{"dynamic_sampling/dropped_groups", drawn.num_dropped}, {"dynamic_sampling/refills", drawn.num_refills}});
+    metrics.update(train::communication_metrics(group_, before));
     return metrics;
+  }
+
+  // The step's groups, in the order in which one process would have them.
+  std::vector<Group> of_all_processes(std::vector<Group> own) const {
+    if (group_.size() == 1) return own;
+    Json mine = Json::array();
+    for (const Group& group : own) mine.push_back(group_to_json(group));
+    const std::vector<std::uint8_t> bytes = Json::to_cbor(mine);
+    std::vector<Group> all;
+    for (const std::string& text : group_.gather_texts(std::string(bytes.begin(), bytes.end()), "completions"))
+      for (const Json& json : Json::from_cbor(text)) all.push_back(group_from_json(json));
+    std::sort(all.begin(), all.end(), [](const Group& a, const Group& b) { return a.place < b.place; });
+    return all;
+  }
+
+  Group group_from_json(const Json& json) const {
+    Group group;
+    group.place = json.at("place").get<std::int64_t>();
+    group.index = json.at("index").get<std::int64_t>();
+    auto question = std::make_shared<generation::Question>();
+    question->sample = dataset_->get(group.index);
+    question->prompt.ids = json.at("prompt").get<std::vector<std::int64_t>>();
+    question->picture = json.at("picture").get<std::string>();
+    question->frame = grounding::BoxFrame::parse(json.at("frame").get<std::string>());
+    question->original = {json.at("width").get<std::int64_t>(), json.at("height").get<std::int64_t>()};
+    group.question = question;
+    for (const Json& one : json.at("completions"))
+      group.drawn.push_back({one.at("ids").get<std::vector<std::int64_t>>(),
+                             one.at("logprobs").get<std::vector<float>>(),
+                             one.at("stop").get<bool>() ? FinishReason::stop : FinishReason::length});
+    for (std::size_t g = 0; g < group.drawn.size(); ++g) {
+      const Json& one = json.at("completions").at(g);
+      ScoredCompletion scored = read_completion(*group.question, group.drawn[g]);
+      scored.reward.total = one.at("total").get<double>();
+      scored.reward.applicable = one.at("applicable").get<bool>();
+      for (const Json& score : one.at("scores"))
+        scored.reward.scores.push_back(
+            {score.at(0).get<double>(), score.at(1).get<bool>(), score.at(2).get<std::string>()});
+      scored.advantage = one.at("advantage").get<double>();
+      scored.in_loss = one.at("in_loss").get<bool>();
+      group.completions.push_back(std::move(scored));
+    }
+    return group;
   }
 
   // Whether something has to be known of the weights before the update that the update itself does not compute.
@@ -450,8 +553,8 @@ class GrpoTrainer {
   Advantages set_advantages(std::vector<Group>& groups) const {
     constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
     const bool decoupled = options_.multi_objective_aggregation == "normalize_then_sum";
-    std::vector<double> totals, weights;
-    std::vector<std::vector<double>> values;
+    std::vector<double> weights;
+    std::vector<RewardRow> rows;
     for (std::size_t k = 0; k < rewards_.size(); ++k) weights.push_back(rewards_.weight(k));
     for (const Group& group : groups) {
       for (const ScoredCompletion& scored : group.completions) {
@@ -459,18 +562,60 @@ class GrpoTrainer {
         if (options_.kl_in_reward && options_.beta != 0)
           penalty = options_.beta *
                     kl_estimate(scored.old_log_probs, scored.ref_log_probs, loss_options_.kl).sum().item<double>();
-        totals.push_back(scored.reward.applicable ? scored.reward.total - penalty : kNan);
-        values.emplace_back();
+        RewardRow& row = rows.emplace_back();
+        row.place = group.place;
+        row.total = scored.reward.applicable ? scored.reward.total - penalty : kNan;
         for (const rewards::RewardScore& score : scored.reward.scores)
-          values.back().push_back(score.applicable ? score.value : kNan);
+          row.values.push_back(score.applicable ? score.value : kNan);
       }
+    }
+    rows = of_all_processes(rows);
+    std::vector<double> totals;
+    std::vector<std::vector<double>> values;
+    for (RewardRow& row : rows) {
+      totals.push_back(row.total);
+      values.push_back(std::move(row.values));
     }
     Advantages advantages = decoupled ? decoupled_advantages(values, weights, options_.group_size)
                                       : group_advantages(totals, options_.group_size, scaling_);
     std::size_t i = 0;
-    for (Group& group : groups)
+    for (Group& group : groups) {
+      while (rows[i].place != group.place) ++i;
       for (ScoredCompletion& scored : group.completions) scored.advantage = advantages.values[i++];
+    }
     return advantages;
+  }
+
+  // What the advantages of a step are computed from, of one completion.
+  struct RewardRow {
+    std::int64_t place = 0;      // of its group
+    double total = 0;            // NaN: no reward could judge it
+    std::vector<double> values;  // of each reward
+  };
+
+  // Those of all processes, in the order of one process.
+  std::vector<RewardRow> of_all_processes(const std::vector<RewardRow>& own) const {
+    if (group_.size() == 1) return own;
+    std::string mine;
+    const auto add = [&](double value) { mine.append(reinterpret_cast<const char*>(&value), sizeof(value)); };
+    for (const RewardRow& row : own) {
+      add(static_cast<double>(row.place));
+      add(row.total);
+      for (const double value : row.values) add(value);
+    }
+    const std::size_t width = 2 + rewards_.size();
+    std::vector<RewardRow> all;
+    for (const std::string& bytes : group_.gather_texts(mine, "rewards")) {
+      std::vector<double> numbers(bytes.size() / sizeof(double));
+      std::memcpy(numbers.data(), bytes.data(), numbers.size() * sizeof(double));
+      for (std::size_t i = 0; i < numbers.size(); i += width)
+        all.push_back({static_cast<std::int64_t>(numbers[i]),
+                       numbers[i + 1],
+                       {numbers.begin() + static_cast<std::ptrdiff_t>(i + 2),
+                        numbers.begin() + static_cast<std::ptrdiff_t>(i + width)}});
+    }
+    std::stable_sort(all.begin(), all.end(), [](const RewardRow& a, const RewardRow& b) { return a.place < b.place; });
+    return all;
   }
 
   UpdateMetrics update(std::vector<Group>& groups, double lr) {
@@ -494,9 +639,17 @@ class GrpoTrainer {
       sizes.push_back(group.num_tokens());
     }
     UpdateMetrics metrics;
-    if (in_loss.empty()) return metrics;
+    const std::vector<double> totals =
+        group_.sum({static_cast<double>(total_completions), static_cast<double>(total_tokens),
+                    static_cast<double>(in_loss.size())},
+                   "completions in the loss");
+    total_completions = static_cast<std::int64_t>(totals[0]);
+    total_tokens = static_cast<std::int64_t>(totals[1]);
+    if (totals[2] == 0) return metrics;
     if (options_.top_entropy_quantile < 1) total_masked_tokens = mark_top_entropy(scored_in_loss);
     const auto splits = split(sizes);
+    const auto num_micro_batches =
+        static_cast<std::int64_t>(group_.sum({static_cast<double>(splits.size())}, "micro-batches").front());
     double tokens_seen = 0;
     for (std::int64_t pass = 0; pass < options_.updates_per_rollout; ++pass) {
       std::vector<UpdateMetrics> parts(splits.size());
@@ -533,7 +686,7 @@ class GrpoTrainer {
         input.total_completions = total_completions;
         input.total_tokens = total_tokens;
         input.total_masked_tokens = total_masked_tokens;
-        input.num_micro_batches = static_cast<std::int64_t>(splits.size());
+        input.num_micro_batches = num_micro_batches;
         const PolicyLoss loss = policy_loss(input, loss_options_);
         part.loss = loss.loss.item<double>();
         part.kl = loss.kl_sum;
@@ -549,7 +702,7 @@ class GrpoTrainer {
         return loss.loss;
       };
       const std::vector<at::Tensor> gradients =
-          train::accumulate_gradients(optimizer_.parameters(), static_cast<std::int64_t>(splits.size()), loss_of);
+          optimizer_.accumulate(static_cast<std::int64_t>(splits.size()), loss_of);
       for (const UpdateMetrics& part : parts) {
         metrics.loss += part.loss;
         metrics.kl += part.kl;
@@ -568,6 +721,9 @@ class GrpoTrainer {
           throw_failure("{} updates had a gradient that was not finite; lower optimizer.lr", num_nonfinite_);
       }
     }
+    metrics.num_tokens = tokens_seen;
+    metrics = over_processes(metrics);
+    tokens_seen = metrics.num_tokens;
     const double passes = static_cast<double>(options_.updates_per_rollout) * tokens_seen;
     metrics.kl /= passes;
     metrics.clip_low /= passes;
@@ -577,7 +733,25 @@ class GrpoTrainer {
     return metrics;
   }
 
-  // Sets token_mask of each completion; returns the number of tokens that stay.
+  UpdateMetrics over_processes(UpdateMetrics metrics) {
+    if (group_.size() == 1) return metrics;
+    const std::vector<double> sums = group_.sum({metrics.loss, metrics.kl, metrics.clip_low, metrics.clip_high,
+                                                 metrics.entropy, metrics.gap_sum, metrics.num_tokens},
+                                                "update metrics");
+    const at::Tensor largest = at::full({1}, metrics.gap_max, at::kDouble);
+    group_.all_reduce(largest, "largest gap", dist::Reduction::max);
+    metrics.loss = sums[0];
+    metrics.kl = sums[1];
+    metrics.clip_low = sums[2];
+    metrics.clip_high = sums[3];
+    metrics.entropy = sums[4];
+    metrics.gap_sum = sums[5];
+    metrics.num_tokens = sums[6];
+    metrics.gap_max = largest.item<double>();
+    return metrics;
+  }
+
+  // Sets token_mask of each completion; returns the number of tokens that stay, over all processes.
   std::int64_t mark_top_entropy(const std::vector<ScoredCompletion*>& completions) const {
     std::vector<at::Tensor> entropies;
     std::vector<std::int64_t> lengths;
@@ -585,10 +759,31 @@ class GrpoTrainer {
       entropies.push_back(scored->entropies);
       lengths.push_back(scored->entropies.size(0));
     }
-    const at::Tensor mask = top_entropy_tokens(at::cat(entropies), options_.top_entropy_quantile);
-    const std::vector<at::Tensor> parts = mask.split_with_sizes(lengths);
+    const at::Tensor own = entropies.empty() ? at::empty({0}, at::kFloat) : at::cat(entropies);
+    const auto [all, begin] = joined_over_processes(own);
+    const at::Tensor mask = top_entropy_tokens(all, options_.top_entropy_quantile);
+    const std::vector<at::Tensor> parts = mask.narrow(0, begin, own.numel()).split_with_sizes(lengths);
     for (std::size_t i = 0; i < parts.size(); ++i) completions[i]->token_mask = parts[i];
     return mask.sum().item<std::int64_t>();
+  }
+
+  // Float numbers of all processes in a row, and where this one's begin.
+  std::pair<at::Tensor, std::int64_t> joined_over_processes(const at::Tensor& own) const {
+    if (group_.size() == 1) return {own, 0};
+    const at::Tensor plain = own.to(at::kFloat).contiguous();
+    std::string bytes(static_cast<std::size_t>(plain.nbytes()), '\0');
+    if (!bytes.empty()) std::memcpy(bytes.data(), plain.const_data_ptr(), bytes.size());
+    std::vector<at::Tensor> parts;
+    std::int64_t begin = 0;
+    const std::vector<std::string> texts = group_.gather_texts(bytes, "entropies");
+    for (std::size_t rank = 0; rank < texts.size(); ++rank) {
+      const auto numbers = static_cast<std::int64_t>(texts[rank].size() / sizeof(float));
+      at::Tensor part = at::empty({numbers}, at::kFloat);
+      if (numbers > 0) std::memcpy(part.mutable_data_ptr(), texts[rank].data(), texts[rank].size());
+      if (static_cast<std::int64_t>(rank) < group_.rank()) begin += numbers;
+      parts.push_back(std::move(part));
+    }
+    return {at::cat(parts), begin};
   }
 
   at::Tensor reference_log_probs(const UpdateBatch& batch) {
@@ -633,6 +828,7 @@ class GrpoTrainer {
 
   void log(const Json& metrics) {
     run_.log(metrics);
+    if (!group_.is_main()) return;
     for (const rewards::RunWarning& warning : watch_.add_step(metrics))
       spdlog::warn("step {}: {}", step_, warning.text);
   }
@@ -667,7 +863,7 @@ class GrpoTrainer {
 
   // The same few questions, answered by the present weights with the likeliest tokens.
   void log_watched() {
-    if (watched_.empty()) return;
+    if (watched_.empty() || !group_.is_main()) return;
     std::vector<generation::Question> questions = builder_.build(watched_);
     generation::SamplingOptions sampling = options_.sampling;
     sampling.temperature = 0;
@@ -678,13 +874,14 @@ class GrpoTrainer {
   }
 
   GrpoOptions options_;
+  dist::ProcessGroup& group_;
   std::shared_ptr<const data::Dataset> dataset_;
   rewards::RewardSet rewards_;
   AdvantageScaling scaling_;
   train::RunFolder run_;
   std::filesystem::path checkpoint_;
   train::TrainedModel trained_;
-  train::AdamW optimizer_;
+  train::DistributedAdamW optimizer_;
   generation::QuestionBuilder builder_;
   train::StepProfile profile_;
   at::Device device_;
@@ -700,9 +897,7 @@ class GrpoTrainer {
   rewards::RunWatch watch_;
 };
 
-}  // namespace
-
-void run_grpo(const GrpoOptions& options) {
+void check(const GrpoOptions& options) {
   if (options.prompts_per_step < 1 || options.group_size < 2)
     throw_invalid("prompts_per_step must be at least 1 and group_size at least 2, but they are {} and {}",
                   options.prompts_per_step, options.group_size);
@@ -726,8 +921,24 @@ void run_grpo(const GrpoOptions& options) {
   options.run.check();
   if (options.sampling.temperature == 0)
     throw_invalid("sampling.temperature must be above 0: equal completions have no advantage");
-  if (options.run.num_threads > 0) at::set_num_threads(static_cast<int>(options.run.num_threads));
-  GrpoTrainer(options).run();
+}
+
+}  // namespace
+
+void run_grpo(const GrpoOptions& options, dist::ProcessGroup& group) {
+  try {
+    check(options);
+    if (options.run.num_threads > 0) at::set_num_threads(static_cast<int>(options.run.num_threads));
+    GrpoTrainer(options, group).run();
+  } catch (const std::exception& error) {
+    group.fail(error);
+    throw;
+  }
+}
+
+void run_grpo(const GrpoOptions& options) {
+  dist::ProcessGroup alone;
+  run_grpo(options, alone);
 }
 
 }  // namespace thinkvg::rl

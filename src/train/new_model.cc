@@ -229,7 +229,8 @@ void run_warmup(const WarmupOptions& options) {
   optimizer_options.lr = options.lr;
   optimizer_options.warmup_ratio = 0.05;
   optimizer_options.min_lr_ratio = 0.02;
-  AdamW optimizer(std::vector<ParameterGroup>{{parameters}}, optimizer_options);
+  dist::ProcessGroup alone;
+  DistributedAdamW optimizer(std::vector<ParameterGroup>{{parameters}}, optimizer_options, alone);
   models::PictureCache pictures(bundle.processor, {std::int64_t{4} << 30, at::get_num_threads(), {}});
   spdlog::info(
       "warmup: {} pictures, {} classes, {} steps of {}; the tower learns from region labels, which stands in "
@@ -267,7 +268,7 @@ void run_warmup(const WarmupOptions& options) {
     progress.update(step + 1, fmt::format("loss {:.4f}", value));
   }
   progress.finish();
-  run.save_checkpoint(models::bundle_content(bundle), optimizer, {options.steps, Json::object()});
+  run.save_checkpoint(models::bundle_content(bundle), optimizer, {options.steps, Json::object()}, alone);
 }
 
 }  // namespace thinkvg::train

@@ -51,7 +51,7 @@ AdamW::AdamW(const std::vector<ParameterGroup>& groups, const OptimizerOptions& 
     Bucket decayed{{}, group.lr_scale, group.weight_decay}, plain{{}, group.lr_scale, 0.0};
     for (const auto& parameter : group.parameters) {
       const at::Tensor& tensor = parameter.second;
-      (tensor.dim() >= 2 ? decayed : plain).places.push_back(parameters_.size());
+      (tensor.dim() >= 2 || group.decay_vectors ? decayed : plain).places.push_back(parameters_.size());
       const at::Tensor master = tensor.scalar_type() == at::kFloat ? tensor.detach() : tensor.detach().to(at::kFloat);
       slots_.push_back({master, at::zeros_like(master), at::zeros_like(master), at::zeros({}, master.options())});
       parameters_.push_back(parameter);
@@ -61,7 +61,7 @@ AdamW::AdamW(const std::vector<ParameterGroup>& groups, const OptimizerOptions& 
   }
 }
 
-double AdamW::step(const std::vector<at::Tensor>& gradients, double lr) {
+double AdamW::step(const std::vector<at::Tensor>& gradients, double lr, std::optional<double> global_norm) {
   if (gradients.size() != parameters_.size())
     throw_invalid("AdamW: {} gradients for {} parameters", gradients.size(), parameters_.size());
   const at::NoGradGuard no_grad;
@@ -71,8 +71,8 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double lr) {
     full[i] = gradients[i].to(at::kFloat);
     all.push_back(full[i]);
   }
-  if (all.empty()) return 0;
-  const double norm = at::stack(at::_foreach_norm(all)).norm().item<double>();
+  if (all.empty()) return global_norm.value_or(0);
+  const double norm = global_norm ? *global_norm : at::stack(at::_foreach_norm(all)).norm().item<double>();
   if (!std::isfinite(norm)) return norm;
   if (options_.grad_clip > 0 && norm > options_.grad_clip) at::_foreach_mul_(all, options_.grad_clip / (norm + 1e-6));
   for (const Bucket& bucket : buckets_) {

@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kChecksums = "trainer/checksums.json";
-constexpr const char* kOptimizer = "trainer/optimizer.safetensors";
+constexpr const char* kTrainer = "trainer";
 constexpr const char* kState = "trainer/state.json";
 
 // Drops the lines of a later step: what a run wrote after the checkpoint that it now goes on from.
@@ -36,10 +36,15 @@ std::vector<std::string> files_below(const fs::path& folder) {
   return files;
 }
 
+// `shards`: a folder with files for trainer/ that other processes have written, on the same disk; empty: none.
 void write_checkpoint(const fs::path& folder, std::int64_t step, const models::FolderContent& content,
-                      std::int64_t keep_last) {
+                      const fs::path& shards, std::int64_t keep_last) {
   write_folder_atomically(folder / "checkpoints" / fmt::format("step-{}", step), [&](const fs::path& temporary) {
     models::write_content(content, temporary);
+    if (!shards.empty()) {
+      for (const std::string& file : files_below(shards)) fs::rename(shards / file, temporary / kTrainer / file);
+      fs::remove(shards);
+    }
     Json checksums = Json::object();
     for (const std::string& file : files_below(temporary)) checksums[file] = sha256_file(temporary / file);
     write_file_atomically(temporary / kChecksums, checksums.dump(2) + "\n");
@@ -51,8 +56,9 @@ void write_checkpoint(const fs::path& folder, std::int64_t step, const models::F
 
 }  // namespace
 
-RunFolder::RunFolder(fs::path folder, bool resume, const RunOptions& options)
-    : folder_(std::move(folder)), options_(options) {
+RunFolder::RunFolder(fs::path folder, bool resume, const RunOptions& options, bool writes)
+    : folder_(std::move(folder)), options_(options), writes_(writes) {
+  if (!writes_) return;
   if (!resume && fs::exists(folder_ / "metrics.jsonl"))
     throw_invalid("{} already holds a run; give another --out, remove it, or go on with --resume", folder_.string());
   std::error_code error;
@@ -65,13 +71,16 @@ RunFolder::~RunFolder() {
   if (saving_.valid()) saving_.wait();
 }
 
-void RunFolder::write_config(const Json& config) { write_file_atomically(folder_ / "config.yaml", to_yaml(config)); }
+void RunFolder::write_config(const Json& config) {
+  if (writes_) write_file_atomically(folder_ / "config.yaml", to_yaml(config));
+}
 
 void RunFolder::write_manifest(const Json& manifest) {
-  write_file_atomically(folder_ / "manifest.json", manifest.dump(2) + "\n");
+  if (writes_) write_file_atomically(folder_ / "manifest.json", manifest.dump(2) + "\n");
 }
 
 void RunFolder::open_logs(std::int64_t step) {
+  if (!writes_) return;
   cut_after_step(folder_ / "metrics.jsonl", step);
   for (const auto& entry : fs::directory_iterator(folder_ / "samples"))
     if (entry.path().extension() == ".jsonl") cut_after_step(entry.path(), step);
@@ -80,6 +89,7 @@ void RunFolder::open_logs(std::int64_t step) {
 }
 
 void RunFolder::log(const Json& metrics) {
+  if (!writes_) return;
   metrics_->write_line(metrics.dump());
   if (!events_) return;
   std::vector<std::pair<std::string, double>> scalars;
@@ -89,20 +99,35 @@ void RunFolder::log(const Json& metrics) {
 }
 
 void RunFolder::log_sample(const Json& sample, const std::string& file) {
+  if (!writes_) return;
   std::unique_ptr<AppendFile>& log = samples_[file];
   if (!log) log = std::make_unique<AppendFile>(folder_ / "samples" / file);
   log->write_line(sample.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
-void RunFolder::save_checkpoint(const models::FolderContent& model, const AdamW& optimizer, const TrainerState& state) {
+void RunFolder::save_checkpoint(const models::FolderContent& model, const DistributedAdamW& optimizer,
+                                const TrainerState& state, dist::ProcessGroup& group) {
   finish();
+  fs::path shards;
+  if (optimizer.sharded()) {
+    shards = folder_ / "checkpoints" / fmt::format(".shards-step-{}", state.step);
+    if (writes_) {
+      fs::remove_all(shards);  // of a run that was killed here
+      fs::create_directories(shards);
+    }
+    group.barrier("folder of shards");
+    models::write_safetensors(optimizer.state(), shards / optimizer_file(group.rank(), group.size()));
+    group.barrier("shards");
+  }
+  if (!writes_) return;
   models::FolderContent content = model;
-  content.tensors[kOptimizer] = optimizer.state();
+  if (shards.empty()) content.tensors[fmt::format("{}/{}", kTrainer, optimizer_file(0, 1))] = optimizer.state();
   content.texts[kState] = Json{{"step", state.step}, {"extra", state.extra}}.dump(2) + "\n";
-  if (!options_.async_save) return write_checkpoint(folder_, state.step, content, options_.keep_last);
-  saving_ = std::async(std::launch::async,
-                       [folder = folder_, step = state.step, keep_last = options_.keep_last,
-                        copy = models::copy_content(content)] { write_checkpoint(folder, step, copy, keep_last); });
+  if (!options_.async_save) return write_checkpoint(folder_, state.step, content, shards, options_.keep_last);
+  saving_ = std::async(std::launch::async, [folder = folder_, step = state.step, keep_last = options_.keep_last, shards,
+                                            copy = models::copy_content(content)] {
+    write_checkpoint(folder, step, copy, shards, keep_last);
+  });
 }
 
 void RunFolder::finish() {
@@ -119,9 +144,9 @@ fs::path RunFolder::latest_checkpoint() const {
   return {};
 }
 
-RunFolder::TrainerState RunFolder::load_checkpoint(const fs::path& checkpoint, AdamW& optimizer) {
+RunFolder::TrainerState RunFolder::load_checkpoint(const fs::path& checkpoint, DistributedAdamW& optimizer) {
   const Json json = read_json_file(checkpoint / kState);
-  optimizer.load_state(models::read_safetensors(checkpoint / kOptimizer));
+  optimizer.load_state(checkpoint / kTrainer);
   return {json.at("step").get<std::int64_t>(), json.at("extra")};
 }
 
@@ -130,8 +155,13 @@ std::string checkpoint_damage(const fs::path& checkpoint) {
   if (!fs::exists(file)) return std::string(kChecksums) + " is missing";
   try {
     const Json checksums = read_json_file(file);
-    for (const char* needed : {kOptimizer, kState})
-      if (!checksums.contains(needed)) return fmt::format("{} does not name {}", kChecksums, needed);
+    const auto names = [&](const std::string& beginning) {
+      for (const auto& item : checksums.items())
+        if (item.key().starts_with(beginning)) return true;
+      return false;
+    };
+    for (const char* needed : {"trainer/optimizer", kState})
+      if (!names(needed)) return fmt::format("{} does not name {}", kChecksums, needed);
     for (const auto& [name, expected] : checksums.items()) {
       if (!fs::exists(checkpoint / name)) return name + " is missing";
       if (sha256_file(checkpoint / name) != expected.get<std::string>()) return name + " has another content";

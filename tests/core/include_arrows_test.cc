@@ -29,7 +29,7 @@ const Arrows& allowed_arrows() {
       {"dist", {"core"}},
       {"train", {"data", "models", "generation", "dist"}},
       {"rl", {"train", "generation", "rewards"}},
-      {"eval", {"data", "generation", "rewards"}},
+      {"eval", {"data", "generation", "rewards", "dist"}},
       {"serve", {"generation", "data"}},
   };
   return kAllowed;

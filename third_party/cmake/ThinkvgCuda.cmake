@@ -26,6 +26,7 @@ find_package(CUDAToolkit REQUIRED)
 file(GLOB _sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/*/cuda/*.cu" "${CMAKE_SOURCE_DIR}/src/*/cuda/*.cc")
 add_library(thinkvg_cuda SHARED ${_sources})
 target_compile_options(thinkvg_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow=local>")
+target_compile_definitions(thinkvg_cuda PRIVATE USE_C10D_NCCL)  # for src/dist/cuda, where nccl.h is found
 target_include_directories(thinkvg_cuda PRIVATE "${CMAKE_SOURCE_DIR}/src" "${CMAKE_SOURCE_DIR}/include")
 set_target_properties(thinkvg_cuda PROPERTIES
   CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON  # CMake 3.25 knows no flag of nvcc 13 for C++20

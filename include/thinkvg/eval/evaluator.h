@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "thinkvg/data/options.h"
+#include "thinkvg/dist/process_group.h"
 #include "thinkvg/eval/judge.h"
 #include "thinkvg/eval/metrics.h"
 #include "thinkvg/eval/results.h"
@@ -37,6 +38,8 @@ struct EvalOptions {
   generation::SamplingOptions sampling{.max_new_tokens = 512, .temperature = 0};
   generation::EngineOptions engine{.max_rows = 64};
   MetricOptions metrics;
+  std::int64_t processes = 1;
+  dist::DistOptions dist;
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
@@ -63,6 +66,10 @@ struct EvalOptions {
     v.section("sampling", sampling, "How answers are drawn; the default takes the likeliest token.");
     v.section("engine", engine, "The rollout engine.");
     v.section("metrics", metrics, "How answers are scored.");
+    v.setting("processes", processes,
+              "Processes on this machine that share the questions, each with its part of the cores. Jobs that torchrun "
+              "or srun start bring their own.");
+    v.section("dist", dist, "How several processes work together.");
   }
 };
 
@@ -80,6 +87,10 @@ struct Evaluation {
 // `judge`: grades answers where it is given (make_answer_judge(options.judge) makes the one that the options describe;
 // nothing here does by itself); its grades are kept in `out`/judge.jsonl.
 Evaluation evaluate(const EvalOptions& options, const Judge& judge = {});
+
+// The same in several processes: all of them call it, each asks its share of every batch, and rank 0 writes and returns
+// what one process would (the others' results are empty).
+Evaluation evaluate(const EvalOptions& options, dist::ProcessGroup& group, const Judge& judge = {});
 
 // The same with a model at hand, whose present weights are used and not changed: for scoring while training. The
 // answers of a batch are computed without gradient. `options.model` is only a name here, and nothing is resumed.

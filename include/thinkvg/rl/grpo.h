@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "thinkvg/core/settings.h"
+#include "thinkvg/dist/process_group.h"
 #include "thinkvg/generation/rollout_engine.h"
 #include "thinkvg/rewards/reward.h"
 #include "thinkvg/text/chat.h"
@@ -59,6 +60,8 @@ struct GrpoOptions {
   text::PromptOptions prompt;
   train::OptimizerOptions optimizer{.lr = 1e-6, .schedule = "constant"};
   train::RunOptions run;
+  std::int64_t processes = 1;
+  dist::DistOptions dist;
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
@@ -125,6 +128,11 @@ struct GrpoOptions {
     v.section("prompt", prompt, "How a question is put.");
     v.section("optimizer", optimizer, "How weights are updated.");
     v.section("run", run, "Length, memory, checkpoints.");
+    v.setting(
+        "processes", processes,
+        "Processes on this machine that share the work, each with its part of the cores. Jobs that torchrun or srun "
+        "start bring their own.");
+    v.section("dist", dist, "How several processes work together.");
   }
 };
 
@@ -132,6 +140,11 @@ struct GrpoOptions {
 // from the present weights, reward them by rule, update. Metrics go to metrics.jsonl under TRL's names, completions
 // with their rewards and reasons to samples/completions.jsonl; what looks wrong is warned of once (rewards::RunWatch).
 // Throws as train::run_sft.
-void run_grpo(const GrpoOptions& options);
+//
+// With several processes all of them call it; the questions of a step are shared out, and completions, rewards,
+// statistics over the batch and steps are those of one process, within rounding (loss_type bnpo means micro-batches, so
+// that it depends on the split). Rank 0 writes the run folder, which all must see.
+void run_grpo(const GrpoOptions& options, dist::ProcessGroup& group);
+void run_grpo(const GrpoOptions& options);  // this process alone
 
 }  // namespace thinkvg::rl

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,19 +20,21 @@ struct ParameterGroup {
   models::NamedTensors parameters;
   double lr_scale = 1.0;
   double weight_decay = 0.0;
+  bool decay_vectors = false;  // weight decay holds for all of them: they are pieces of matrices
 };
 
 // AdamW (Loshchilov, Hutter 2019) with bias correction as torch.optim.AdamW, in one fused kernel. Parameters of less
 // than fp32 have fp32 masters here: they are what is updated, and the parameters are rounded copies of them.
 class AdamW {
  public:
-  // Weight decay applies to tensors of two or more dimensions.
+  // Weight decay applies to tensors of two or more dimensions, unless a group says otherwise.
   AdamW(const std::vector<ParameterGroup>& groups, const OptimizerOptions& options);
 
   // gradients[i]: of the i-th parameter of the groups, counted through, in fp32 or the parameter's type; undefined
   // where there is none. Clips them, in place, to the global norm options.grad_clip and updates. Returns the global
-  // norm before clipping; when it is not finite nothing is changed.
-  double step(const std::vector<at::Tensor>& gradients, double lr);
+  // norm before clipping; when it is not finite nothing is changed. `norm`: the global one, where these gradients are
+  // only a part of it.
+  double step(const std::vector<at::Tensor>& gradients, double lr, std::optional<double> norm = std::nullopt);
 
   // All parameters of the groups, in order.
   const models::NamedTensors& parameters() const { return parameters_; }

@@ -9,8 +9,8 @@
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/json.h"
 #include "thinkvg/models/safetensors.h"
+#include "thinkvg/train/distributed.h"
 #include "thinkvg/train/event_file.h"
-#include "thinkvg/train/optimizer.h"
 #include "thinkvg/train/options.h"
 
 namespace thinkvg::train {
@@ -20,8 +20,9 @@ namespace thinkvg::train {
 // thread-safe.
 class RunFolder {
  public:
-  // Makes the folder. An existing run in it is an error that says what to do, unless `resume`.
-  RunFolder(std::filesystem::path folder, bool resume, const RunOptions& options);
+  // Makes the folder. An existing run in it is an error that says what to do, unless `resume`. Without `writes` nothing
+  // is ever written: a process whose rank 0 does.
+  RunFolder(std::filesystem::path folder, bool resume, const RunOptions& options, bool writes = true);
   // Waits for a checkpoint that is being written.
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -37,7 +38,7 @@ class RunFolder {
     Json extra = Json::object();
   };
   // Reads the optimizer's state of a checkpoint.
-  static TrainerState load_checkpoint(const std::filesystem::path& checkpoint, AdamW& optimizer);
+  static TrainerState load_checkpoint(const std::filesystem::path& checkpoint, DistributedAdamW& optimizer);
 
   // Opens the logs behind `step`: lines of later steps, which a killed run left, are cut. Call it once, before log().
   void open_logs(std::int64_t step);
@@ -48,7 +49,10 @@ class RunFolder {
 
   // Writes checkpoints/step-N atomically, then removes all but the last `keep_last`. With RunOptions::async_save the
   // tensors are copied and the call returns; an error then surfaces at the next call, or at finish().
-  void save_checkpoint(const models::FolderContent& model, const AdamW& optimizer, const TrainerState& state);
+  // `group`: every process calls it. Where states are sharded each writes its own; then rank 0 the rest, and the
+  // checkpoint counts from then on.
+  void save_checkpoint(const models::FolderContent& model, const DistributedAdamW& optimizer, const TrainerState& state,
+                       dist::ProcessGroup& group);
   void finish();
 
   const std::filesystem::path& path() const { return folder_; }
@@ -56,6 +60,7 @@ class RunFolder {
  private:
   std::filesystem::path folder_;
   RunOptions options_;
+  bool writes_ = true;
   std::unique_ptr<AppendFile> metrics_;
   std::map<std::string, std::unique_ptr<AppendFile>> samples_;
   std::unique_ptr<EventFile> events_;

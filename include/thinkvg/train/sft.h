@@ -3,6 +3,7 @@
 #include <string>
 
 #include "thinkvg/core/settings.h"
+#include "thinkvg/dist/process_group.h"
 #include "thinkvg/text/chat.h"
 #include "thinkvg/train/options.h"
 #include "thinkvg/train/trained_model.h"
@@ -26,6 +27,8 @@ struct SftOptions {
   text::PromptOptions prompt;
   OptimizerOptions optimizer;
   RunOptions run;
+  std::int64_t processes = 1;
+  dist::DistOptions dist;
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
@@ -48,12 +51,21 @@ struct SftOptions {
     v.section("prompt", prompt, "How a question is put.");
     v.section("optimizer", optimizer, "How weights are updated.");
     v.section("run", run, "Length, memory, checkpoints.");
+    v.setting(
+        "processes", processes,
+        "Processes on this machine that share the work, each with its part of the cores. Jobs that torchrun or srun "
+        "start bring their own.");
+    v.section("dist", dist, "How several processes work together.");
   }
 };
 
 // Supervised fine-tuning on a run folder; loss on the answers' tokens only, normalised by their number in the step.
 // Ends early, with a checkpoint, where interrupt_requested(). Throws std::invalid_argument for wrong settings,
 // std::runtime_error for unusable data, models or disks.
-void run_sft(const SftOptions& options);
+//
+// With several processes all of them call it; the batch is shared out, and losses, steps and weights are those of one
+// process, within rounding (with lora.dropout the masks differ). Rank 0 writes the run folder, which all must see.
+void run_sft(const SftOptions& options, dist::ProcessGroup& group);
+void run_sft(const SftOptions& options);  // this process alone
 
 }  // namespace thinkvg::train

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "thinkvg/core/settings.h"
+
+namespace thinkvg::dist {
+
+// How several processes work together. Times are in seconds.
+struct DistOptions {
+  std::string sharding = "none";
+  std::int64_t bucket_mb = 64;
+  double start_timeout = 300;
+  double heartbeat_timeout = 60;
+  double timeout = 600;
+  bool check_collectives = true;
+
+  void visit(SettingsVisitor& v) {
+    v.setting("sharding", sharding,
+              "What of training each process keeps a share of only: none, optimizer (ZeRO 1: states and masters) or "
+              "gradients (ZeRO 2: their sums over micro-batches, too).");
+    v.setting("bucket_mb", bucket_mb, "Megabytes of gradients that are sent together.");
+    v.setting("start_timeout", start_timeout, "Seconds for all processes to join.");
+    v.setting("heartbeat_timeout", heartbeat_timeout,
+              "Seconds after which a process that gives no sign of life (killed, stopped, host lost) ends the job.");
+    v.setting("timeout", timeout,
+              "Seconds that others wait for a process that lives but is late, before it ends the job; raise it where "
+              "one may well take longer, such as for a large checkpoint.");
+    v.setting("check_collectives", check_collectives,
+              "Compare name, shape and type of each exchange over all processes first, so that processes that took "
+              "different ways are told apart in place of a hang or a wrong sum.");
+  }
+  // Throws std::invalid_argument naming the setting.
+  void check() const;
+};
+
+}  // namespace thinkvg::dist

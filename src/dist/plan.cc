@@ -1,0 +1,57 @@
+#include "thinkvg/dist/plan.h"
+
+#include "thinkvg/core/error.h"
+#include "thinkvg/dist/options.h"
+
+namespace thinkvg::dist {
+namespace {
+
+constexpr std::int64_t kFloatBytes = 4;
+
+std::int64_t share(std::int64_t bytes, std::int64_t parts) { return (bytes + parts - 1) / parts; }
+
+void check(const PlannedTraining& training, std::int64_t world_size) {
+  DistOptions options;
+  options.sharding = training.sharding;
+  options.check();
+  if (world_size < 1) throw_invalid("a plan needs at least one process, not {}", world_size);
+}
+
+}  // namespace
+
+std::int64_t all_reduce_bytes(std::int64_t bytes, std::int64_t world_size) {
+  return 2 * gather_bytes(bytes, world_size);
+}
+std::int64_t gather_bytes(std::int64_t bytes, std::int64_t world_size) { return bytes / world_size * (world_size - 1); }
+
+PlannedMemory plan_memory(const PlannedTraining& training, std::int64_t world_size) {
+  check(training, world_size);
+  const bool sharded = training.sharding != "none" && world_size > 1;
+  const std::int64_t trained = training.num_trained;
+  PlannedMemory memory;
+  memory.weights = training.num_parameters * training.bytes_per_weight;
+  const std::int64_t states = 2 * kFloatBytes + (training.bytes_per_weight < kFloatBytes ? kFloatBytes : 0);
+  memory.optimizer = sharded ? share(states * trained, world_size) : states * trained;
+  const bool shard_gradients = sharded && training.sharding == "gradients";
+  memory.gradients = (shard_gradients ? share(kFloatBytes * trained, world_size) : kFloatBytes * trained) +
+                     trained * training.bytes_per_weight;
+  if (world_size > 1) memory.buckets = (sharded ? 2 : 1) * (training.bucket_mb << 20);
+  return memory;
+}
+
+PlannedCommunication plan_communication(const PlannedTraining& training, std::int64_t world_size,
+                                        std::int64_t num_micro_batches) {
+  check(training, world_size);
+  const std::int64_t gradients = kFloatBytes * training.num_trained;
+  PlannedCommunication communication;
+  if (training.sharding == "none") {
+    communication.gradients = all_reduce_bytes(gradients, world_size);
+    return communication;
+  }
+  communication.gradients = gather_bytes(gradients, world_size);
+  if (training.sharding == "gradients") communication.gradients *= num_micro_batches;
+  communication.parameters = gather_bytes(training.bytes_per_weight * training.num_trained, world_size);
+  return communication;
+}
+
+}  // namespace thinkvg::dist

@@ -1,0 +1,462 @@
+#include "thinkvg/dist/process_group.h"
+
+#include <ATen/ATen.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <thread>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "dist/monitor.h"
+#include "dist/nccl.h"
+#include "dist/network.h"
+#include "thinkvg/core/error.h"
+#include "thinkvg/core/random.h"
+#include "thinkvg/dist/plan.h"
+
+namespace thinkvg::dist {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using BackendPointer = c10::intrusive_ptr<c10d::Backend>;
+using WorkPointer = c10::intrusive_ptr<c10d::Work>;
+
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
+}
+
+c10d::ReduceOp operation(Reduction reduction) {
+  switch (reduction) {
+    case Reduction::sum:
+      return c10d::ReduceOp::SUM;
+    case Reduction::min:
+      return c10d::ReduceOp::MIN;
+    case Reduction::max:
+      return c10d::ReduceOp::MAX;
+  }
+  return c10d::ReduceOp::SUM;
+}
+
+const char* reduction_name(Reduction reduction) {
+  return reduction == Reduction::sum ? "sum" : reduction == Reduction::min ? "min" : "max";
+}
+
+std::string shape_text(const at::Tensor& tensor) {
+  return fmt::format("[{}] of {}", fmt::join(tensor.sizes(), ", "), c10::toString(tensor.scalar_type()));
+}
+
+at::Tensor bytes_of(const std::string& text, std::int64_t length) {
+  at::Tensor bytes = at::zeros({length}, at::kByte);
+  if (!text.empty()) std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  return bytes;
+}
+
+std::int64_t num_bytes(const at::Tensor& tensor) {
+  return tensor.numel() * static_cast<std::int64_t>(tensor.element_size());
+}
+
+void require_contiguous(const at::Tensor& tensor, const std::string& name) {
+  if (!tensor.defined() || !tensor.is_contiguous())
+    throw_invalid("the tensor of the collective '{}' must be contiguous", name);
+}
+
+// Waits without holding a core, and without adding more than a few percent to what is waited for.
+void pause_after(Clock::time_point start) {
+  const double waited = seconds_since(start);
+  if (waited < 1e-4)
+    std::this_thread::yield();
+  else
+    std::this_thread::sleep_for(
+        std::chrono::microseconds(static_cast<std::int64_t>(1e6 * std::min(1e-3, waited / 16))));
+}
+
+MakeNcclGroup find_nccl() {
+  // Loaded by whoever first asked for CUDA.
+  void* library = dlopen("libthinkvg_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) return nullptr;
+  return reinterpret_cast<MakeNcclGroup>(dlsym(library, kNcclSymbol));
+}
+
+}  // namespace
+
+struct ProcessGroup::Impl {
+  LaunchEnvironment environment;
+  DistOptions options;
+  c10::intrusive_ptr<c10d::Store> store;  // rank 0 serves it
+  std::unique_ptr<Monitor> monitor;       // none: this process alone
+  BackendPointer control;                 // Gloo
+  BackendPointer device;                  // NCCL, made for the first tensor on a GPU
+  std::int64_t sequence = 0;
+  bool told = false;
+  int exceptions_before = std::uncaught_exceptions();
+  std::map<std::string, CommunicationStats> stats;
+
+  int rank() const { return static_cast<int>(environment.rank); }
+  int size() const { return static_cast<int>(environment.world_size); }
+
+  void connect(const Hooks& hooks);
+  BackendPointer make_gloo(const std::string& own_address) const;
+  std::string reachable_address(const std::string& own_address) const;
+  c10d::Backend& backend_for(const at::Tensor& tensor);
+
+  // Begins one collective: `call` starts its work.
+  struct Call {
+    std::string kind;
+    std::string name;
+    std::string shape;  // what has to agree, besides kind and name
+    std::int64_t bytes_sent = 0;
+  };
+  template <class Start>
+  std::shared_ptr<PendingCollective::Impl> begin(const Call& call, const at::Tensor& tensor, const Start& start);
+  void compare(const Call& call);
+  void finish(const WorkPointer& work, bool on_cpu);
+  template <class Start>
+  void run(const at::Tensor& tensor, const Start& start);
+  std::vector<std::string> exchange_texts(const std::string& text);
+};
+
+struct PendingCollective::Impl {
+  ProcessGroup::Impl* group;
+  WorkPointer work;
+  bool on_cpu = true;
+  std::int64_t sequence = 0;
+  std::string name;
+  std::vector<at::Tensor> tensors;  // which the work uses
+};
+
+void PendingCollective::wait() {
+  if (!impl_) return;
+  const std::shared_ptr<Impl> impl = std::move(impl_);
+  impl_.reset();
+  const auto start = Clock::now();
+  impl->group->monitor->begin_wait(impl->sequence, impl->name);
+  impl->group->finish(impl->work, impl->on_cpu);
+  impl->group->monitor->end_wait();
+  impl->group->stats[impl->name].seconds_waited += seconds_since(start);
+}
+
+std::string ProcessGroup::Impl::reachable_address(const std::string& own_address) const {
+  if (!is_loopback(own_address)) return own_address;
+  // Rank 0 sees its own host by a loopback address, which is of no use to other hosts.
+  for (const Sign& sign : monitor->first_signs())
+    if (!is_loopback(sign.address)) return address_towards(sign.address, environment.master_port);
+  return own_address;
+}
+
+BackendPointer ProcessGroup::Impl::make_gloo(const std::string& own_address) const {
+  auto gloo = c10d::ProcessGroupGloo::Options::create(
+      // Gloo's own time-out comes behind ours, which can name who is late.
+      milliseconds(std::max(options.start_timeout, 2 * options.timeout + options.heartbeat_timeout)));
+  const auto interface = environment_variable("GLOO_SOCKET_IFNAME");
+  gloo->devices.push_back(interface ? c10d::ProcessGroupGloo::createDeviceForInterface(*interface)
+                                    : c10d::ProcessGroupGloo::createDeviceForHostname(reachable_address(own_address)));
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(
+      c10::make_intrusive<c10d::PrefixStore>("thinkvg/gloo", store->clone()), rank(), size(), gloo);
+}
+
+void ProcessGroup::Impl::connect(const Hooks& hooks) {
+  const std::string place = fmt::format("{}:{}", environment.master_address, environment.master_port);
+  c10d::TCPStoreOptions server;
+  server.port = static_cast<std::uint16_t>(environment.master_port);
+  server.isServer = environment.rank == 0 && !environment.external_store;
+  server.numWorkers = static_cast<std::size_t>(environment.world_size);
+  server.waitWorkers = false;
+  server.timeout = milliseconds(options.start_timeout);
+  try {
+    store = c10::make_intrusive<c10d::TCPStore>(environment.master_address, server);
+  } catch (const std::exception& error) {
+    if (server.isServer)
+      throw_failure("rank 0 on {} cannot serve the store at {}: {}; give another MASTER_PORT if it is taken",
+                    host_name(), place, plain_text(error));
+    throw_failure("rank {} on {} cannot reach rank 0's store at {}: {}; is rank 0 up, and its port open?",
+                  environment.rank, host_name(), place, plain_text(error));
+  }
+  const std::string own_address = address_towards(environment.master_address, environment.master_port);
+  try {
+    monitor = std::make_unique<Monitor>(
+        c10::make_intrusive<c10d::PrefixStore>("thinkvg/life", store->clone()),
+        Monitor::Place{environment.rank, environment.world_size, own_address, place, environment.external_store},
+        options, hooks.stuck);
+    control = make_gloo(own_address);
+  } catch (const std::exception& error) {
+    if (monitor) monitor->check();
+    throw_failure("rank {} cannot connect to the others: {}", environment.rank, plain_text(error));
+  }
+}
+
+c10d::Backend& ProcessGroup::Impl::backend_for(const at::Tensor& tensor) {
+  if (tensor.device().is_cpu()) return *control;
+  if (!device) {
+    const MakeNcclGroup make = find_nccl();
+    if (make != nullptr)
+      device = make({c10::make_intrusive<c10d::PrefixStore>("thinkvg/nccl", store->clone()), rank(), size(),
+                     milliseconds(options.timeout)});
+    if (!device)
+      throw_failure(
+          "tensors on a GPU need NCCL, which is not there: build with -DTHINKVG_CUDA=ON where nccl.h is found");
+  }
+  return *device;
+}
+
+void ProcessGroup::Impl::finish(const WorkPointer& work, bool on_cpu) {
+  if (!on_cpu) {
+    work->wait();  // orders the stream behind it
+    return;
+  }
+  const auto start = Clock::now();
+  while (!work->isCompleted()) {
+    monitor->check();
+    pause_after(start);
+  }
+  if (!work->exception()) return;
+  try {
+    std::rethrow_exception(work->exception());
+  } catch (const std::exception& error) {
+    monitor->connection_broke(plain_text(error));
+  }
+}
+
+template <class Start>
+void ProcessGroup::Impl::run(const at::Tensor& tensor, const Start& start) {
+  WorkPointer work;
+  try {
+    work = start(backend_for(tensor));
+  } catch (const c10::Error& error) {
+    monitor->connection_broke(plain_text(error));
+  }
+  finish(work, tensor.device().is_cpu());
+}
+
+std::vector<std::string> ProcessGroup::Impl::exchange_texts(const std::string& text) {
+  at::Tensor length = at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong);
+  at::Tensor lengths = at::empty({size()}, at::kLong);
+  run(length, [&](c10d::Backend& backend) { return backend._allgather_base(lengths, length); });
+  const std::int64_t longest = std::max<std::int64_t>(1, lengths.max().item<std::int64_t>());
+  at::Tensor own = bytes_of(text, longest), all = at::empty({size() * longest}, at::kByte);
+  run(own, [&](c10d::Backend& backend) { return backend._allgather_base(all, own); });
+  std::vector<std::string> texts;
+  const char* data = reinterpret_cast<const char*>(all.const_data_ptr<std::uint8_t>());
+  for (std::int64_t i = 0; i < size(); ++i)
+    texts.emplace_back(data + i * longest, static_cast<std::size_t>(lengths[i].item<std::int64_t>()));
+  return texts;
+}
+
+void ProcessGroup::Impl::compare(const Call& call) {
+  const std::string text = fmt::format("exchange {}: {} '{}' {}", sequence, call.kind, call.name, call.shape);
+  at::Tensor own = at::full({1}, static_cast<std::int64_t>(hash_key(text)), at::kLong);
+  at::Tensor all = at::empty({size()}, at::kLong);
+  run(own, [&](c10d::Backend& backend) { return backend._allgather_base(all, own); });
+  if (all.eq(own).all().item<bool>()) return;
+  const std::vector<std::string> texts = exchange_texts(text);
+  std::map<std::string, std::string> ranks;
+  for (std::size_t rank = 0; rank < texts.size(); ++rank) {
+    std::string& list = ranks[texts[rank]];
+    list += (list.empty() ? "rank " : ", ") + std::to_string(rank);
+  }
+  std::string message = "the processes went different ways:";
+  for (const auto& [what, who] : ranks) message += fmt::format(" {} is at {};", who, what);
+  message += " settings, data and program must be the same everywhere";
+  throw PeerFailure(message);
+}
+
+template <class Start>
+std::shared_ptr<PendingCollective::Impl> ProcessGroup::Impl::begin(const Call& call, const at::Tensor& tensor,
+                                                                   const Start& start) {
+  monitor->check();
+  ++sequence;
+  monitor->begin_collective(sequence, call.name);
+  CommunicationStats& cost = stats[call.name];
+  ++cost.count;
+  cost.bytes_sent += call.bytes_sent;
+  if (options.check_collectives) {
+    const auto begun = Clock::now();
+    monitor->begin_wait(sequence, call.name);
+    compare(call);
+    monitor->end_wait();
+    cost.seconds_waited += seconds_since(begun);
+  }
+  auto pending = std::make_shared<PendingCollective::Impl>();
+  pending->group = this;
+  pending->on_cpu = tensor.device().is_cpu();
+  pending->sequence = sequence;
+  pending->name = call.name;
+  pending->tensors = {tensor};
+  try {
+    pending->work = start(backend_for(tensor));
+  } catch (const c10::Error& error) {
+    monitor->connection_broke(plain_text(error));
+  }
+  return pending;
+}
+
+ProcessGroup::ProcessGroup() : impl_(std::make_unique<Impl>()) {}
+
+ProcessGroup::ProcessGroup(const LaunchEnvironment& environment, const DistOptions& options, const Hooks& hooks)
+    : impl_(std::make_unique<Impl>()) {
+  options.check();
+  impl_->environment = environment;
+  impl_->options = options;
+  if (environment.world_size > 1) impl_->connect(hooks);
+}
+
+ProcessGroup::~ProcessGroup() {
+  Impl& impl = *impl_;
+  if (!impl.monitor) return;
+  try {
+    if (std::uncaught_exceptions() > impl.exceptions_before && !impl.told)
+      impl.monitor->tell(impl.monitor->own_place() + " was ended by an error");
+    if (impl.monitor->leave()) return;
+  } catch (const std::exception&) {
+    // The others find out by themselves.
+  }
+  // Exchanges that never end would keep the destructors waiting; the process is about to end.
+  static_cast<void>(impl.control.release());
+  static_cast<void>(impl.device.release());
+}
+
+std::int64_t ProcessGroup::rank() const { return impl_->environment.rank; }
+std::int64_t ProcessGroup::size() const { return impl_->environment.world_size; }
+const DistOptions& ProcessGroup::options() const { return impl_->options; }
+
+std::vector<std::int64_t> ProcessGroup::share_of(std::int64_t count) const {
+  std::vector<std::int64_t> places;
+  for (std::int64_t i = rank(); i < count; i += size()) places.push_back(i);
+  return places;
+}
+
+void ProcessGroup::set_phase(const std::string& phase, std::int64_t step) {
+  if (impl_->monitor) impl_->monitor->set_phase(phase, step);
+}
+
+void ProcessGroup::fail(const std::exception& error) {
+  if (!impl_->monitor || impl_->told) return;
+  impl_->told = true;
+  if (dynamic_cast<const PeerFailure*>(&error) != nullptr) return;
+  impl_->monitor->tell(fmt::format("{}, failed: {}", impl_->monitor->own_place(), plain_text(error)));
+}
+
+PendingCollective ProcessGroup::start_all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction) {
+  if (size() == 1) return {};
+  require_contiguous(tensor, name);
+  const std::int64_t bytes = num_bytes(tensor);
+  return PendingCollective(impl_->begin({"all-reduce " + std::string(reduction_name(reduction)), name,
+                                         shape_text(tensor), all_reduce_bytes(bytes, size())},
+                                        tensor, [&](c10d::Backend& backend) {
+                                          std::vector<at::Tensor> tensors = {tensor};
+                                          c10d::AllreduceOptions options;
+                                          options.reduceOp = operation(reduction);
+                                          return backend.allreduce(tensors, options);
+                                        }));
+}
+
+void ProcessGroup::all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction) {
+  start_all_reduce(std::move(tensor), name, reduction).wait();
+}
+
+void ProcessGroup::broadcast(at::Tensor tensor, const std::string& name, std::int64_t root) {
+  if (size() == 1) return;
+  require_contiguous(tensor, name);
+  PendingCollective(impl_->begin({fmt::format("broadcast from {}", root), name, shape_text(tensor),
+                                  gather_bytes(num_bytes(tensor), size())},
+                                 tensor,
+                                 [&](c10d::Backend& backend) {
+                                   std::vector<at::Tensor> tensors = {tensor};
+                                   c10d::BroadcastOptions options;
+                                   options.rootRank = root;
+                                   return backend.broadcast(tensors, options);
+                                 }))
+      .wait();
+}
+
+at::Tensor ProcessGroup::all_gather(const at::Tensor& part, const std::string& name) {
+  if (part.dim() != 1) throw_invalid("all_gather '{}' takes one dimension, not {}", name, part.dim());
+  if (size() == 1) return part.unsqueeze(0);
+  at::Tensor own = part.contiguous();
+  at::Tensor all = at::empty({size() * own.numel()}, own.options());
+  PendingCollective(impl_->begin({"all-gather", name, shape_text(own), gather_bytes(num_bytes(all), size())}, own,
+                                 [&](c10d::Backend& backend) { return backend._allgather_base(all, own); }))
+      .wait();
+  return all.view({size(), own.numel()});
+}
+
+at::Tensor ProcessGroup::reduce_scatter(const at::Tensor& all, const std::string& name) {
+  if (all.dim() != 2 || all.size(0) != size())
+    throw_invalid("reduce_scatter '{}' takes one row for each of {} processes", name, size());
+  if (size() == 1) return all[0];
+  at::Tensor input = all.contiguous();
+  const Impl::Call call{"reduce-scatter", name, shape_text(input), gather_bytes(num_bytes(input), size())};
+  if (input.device().is_cpu()) {
+    // Gloo's own sends each row twice; here each goes to its owner, who adds them up in the order of the ranks.
+    at::Tensor rows = at::empty_like(input);
+    std::vector<std::int64_t> equal;
+    PendingCollective(impl_->begin(call, input, [&](c10d::Backend& backend) {
+      return backend.alltoall_base(rows, input, equal, equal);
+    })).wait();
+    return rows.sum(0);
+  }
+  at::Tensor own = at::empty({input.size(1)}, input.options());
+  PendingCollective(impl_->begin(call, input, [&](c10d::Backend& backend) {
+    return backend._reduce_scatter_base(own, input);
+  })).wait();
+  return own;
+}
+
+std::vector<std::string> ProcessGroup::gather_texts(const std::string& text, const std::string& name) {
+  if (size() == 1) return {text};
+  Impl& impl = *impl_;
+  impl.monitor->check();
+  ++impl.sequence;
+  const auto start = Clock::now();
+  impl.monitor->begin_collective(impl.sequence, name);
+  impl.monitor->begin_wait(impl.sequence, name);
+  if (impl.options.check_collectives) impl.compare({"gathering of texts", name, "", 0});
+  std::vector<std::string> texts = impl.exchange_texts(text);
+  impl.monitor->end_wait();
+  CommunicationStats& cost = impl.stats[name];
+  ++cost.count;
+  cost.bytes_sent += (size() - 1) * static_cast<std::int64_t>(text.size());
+  cost.seconds_waited += seconds_since(start);
+  return texts;
+}
+
+std::string ProcessGroup::broadcast_text(const std::string& text, const std::string& name, std::int64_t root) {
+  return gather_texts(rank() == root ? text : std::string(), name).at(static_cast<std::size_t>(root));
+}
+
+std::vector<double> ProcessGroup::sum(std::vector<double> values, const std::string& name) {
+  if (size() == 1 || values.empty()) return values;
+  const at::Tensor tensor = at::tensor(values, at::kDouble);
+  all_reduce(tensor, name);
+  return {tensor.const_data_ptr<double>(), tensor.const_data_ptr<double>() + tensor.numel()};
+}
+
+bool ProcessGroup::any(bool value, const std::string& name) { return sum({value ? 1.0 : 0.0}, name).front() > 0; }
+
+void ProcessGroup::barrier(const std::string& name) { sum({0.0}, name); }
+
+void ProcessGroup::require_equal(const std::string& value, const std::string& name) {
+  const std::vector<std::string> values = gather_texts(value, name);
+  for (std::size_t other = 1; other < values.size(); ++other)
+    if (values[other] != values[0])
+      throw PeerFailure(
+          fmt::format("rank {} has another {} than rank 0: {} and {}", other, name, values[other], values[0]));
+}
+
+const std::map<std::string, CommunicationStats>& ProcessGroup::stats() const { return impl_->stats; }
+
+CommunicationStats ProcessGroup::total_stats() const {
+  CommunicationStats total;
+  for (const auto& [name, cost] : impl_->stats) {
+    total.count += cost.count;
+    total.bytes_sent += cost.bytes_sent;
+    total.seconds_waited += cost.seconds_waited;
+  }
+  return total;
+}
+
+}  // namespace thinkvg::dist
