@@ -89,11 +89,13 @@ class DecoderAttention final : public torch::nn::Module {
     nn::MaskRule rule;
     std::int64_t layer;
   };
-  at::Tensor forward(const at::Tensor& hidden, const Place& place) const {
+  // What the tokens attend to, before the output projection.
+  at::Tensor attend(const at::Tensor& hidden, const Place& place) const {
     const std::int64_t num_tokens = hidden.size(0);
-    at::Tensor query = q_proj_->forward(hidden).view({num_tokens, num_heads_, head_dim_});
-    at::Tensor key = k_proj_->forward(hidden).view({num_tokens, num_kv_heads_, head_dim_});
-    const at::Tensor value = v_proj_->forward(hidden).view({num_tokens, num_kv_heads_, head_dim_});
+    const std::vector<at::Tensor> parts = nn::forward_together(hidden, {q_proj_.get(), k_proj_.get(), v_proj_.get()});
+    at::Tensor query = parts[0].view({num_tokens, num_heads_, head_dim_});
+    at::Tensor key = parts[1].view({num_tokens, num_kv_heads_, head_dim_});
+    const at::Tensor value = parts[2].view({num_tokens, num_kv_heads_, head_dim_});
     if (q_norm_) {
       query = q_norm_->forward(query);
       key = k_norm_->forward(key);
@@ -104,7 +106,12 @@ class DecoderAttention final : public torch::nn::Module {
     const bool plain = place.rule.window == 0 && !place.rule.image_blocks;
     const at::Tensor attended = plain ? place.attention.attend(place.layer, query, key, value)
                                       : place.attention.attend_masked(place.layer, query, key, value, place.rule);
-    return o_proj_->forward(attended.reshape({num_tokens, num_heads_ * head_dim_}));
+    return attended.reshape({num_tokens, num_heads_ * head_dim_});
+  }
+  at::Tensor project(const at::Tensor& attended) const { return o_proj_->forward(attended); }
+  // residual + the output projection.
+  at::Tensor project_onto(const at::Tensor& attended, const at::Tensor& residual) const {
+    return o_proj_->forward_onto(attended, residual);
   }
 
  private:
@@ -142,12 +149,11 @@ class DecoderLayer final : public torch::nn::Module {
   }
 
   at::Tensor forward(const at::Tensor& input, const DecoderAttention::Place& place) const {
-    at::Tensor change = self_attn_->forward(before_attention_->forward(input), place);
-    if (behind_attention_) change = behind_attention_->forward(change);
-    const at::Tensor hidden = input + change;
-    change = mlp_->forward(before_mlp_->forward(hidden));
-    if (behind_mlp_) change = behind_mlp_->forward(change);
-    return hidden + change;
+    const at::Tensor attended = self_attn_->attend(before_attention_->forward(input), place);
+    const at::Tensor hidden = behind_attention_ ? input + behind_attention_->forward(self_attn_->project(attended))
+                                                : self_attn_->project_onto(attended, input);
+    const at::Tensor normed = before_mlp_->forward(hidden);
+    return behind_mlp_ ? hidden + behind_mlp_->forward(mlp_->forward(normed)) : mlp_->forward_onto(normed, hidden);
   }
 
  private:

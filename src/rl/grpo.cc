@@ -20,6 +20,7 @@
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/generation/question.h"
+#include "thinkvg/nn/exact.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/rewards/rollout_log.h"
 #include "thinkvg/rewards/run_warnings.h"
@@ -875,6 +876,8 @@ class GrpoTrainer {
 
   GrpoOptions options_;
   dist::ProcessGroup& group_;
+  // The passes of the trainer must add up as the engine's do.
+  std::unique_ptr<nn::ExactForward> exact_ = options_.engine.exact ? std::make_unique<nn::ExactForward>() : nullptr;
   std::shared_ptr<const data::Dataset> dataset_;
   rewards::RewardSet rewards_;
   AdvantageScaling scaling_;

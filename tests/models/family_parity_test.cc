@@ -203,30 +203,68 @@ TEST_P(FamilyParity, GreedyTokensAreIdentical) {
 TEST_P(FamilyParity, CachedDecodingEqualsTheFullPass) {
   const at::NoGradGuard no_grad;
   const std::vector<std::int64_t> more = to_vector(case_.state.at("greedy").narrow(0, 0, 16));
+  const std::vector<std::int64_t> pages = {5, 0, 7, 2, 9, 4, 1, 8, 3, 6, 11, 10, 15, 12, 13, 14};
   for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
     model_->to(type);
     const at::Tensor expected = forward(*model_, case_, more);
     PackBuilder builder;
     builder.add(sequence_of(*model_, case_, features_of(*model_, case_.patches)));
     const Pack pack = builder.build(at::kCPU);
-    nn::PackedAttention prefill(pack.layout);
-    prefill.record();
-    run_pack(*model_, pack, prefill);
     const auto length = std::ssize(case_.ids);
-    nn::KvCache cache({model_->num_layers(), 2, model_->num_kv_heads(), length + std::ssize(more), model_->head_dim()},
-                      at::TensorOptions(type));
-    cache.fill(1, prefill.recorded(), 0, length);
+    ASSERT_LE(nn::PagedKvCache::pages_for(length + std::ssize(more)), std::ssize(pages));
+    nn::PagedKvCache cache({model_->num_layers(), std::ssize(pages), model_->num_kv_heads(), model_->head_dim()},
+                           at::TensorOptions(type));
+    nn::PagedAttention prefill(cache, {{pages, 0}}, pack.layout);
+    const at::Tensor hidden = run_pack(*model_, pack, prefill);
+    EXPECT_LE(largest_difference(model_->logits(hidden), expected.narrow(0, 0, length)), kTolerance) << type;
     const std::int64_t next = model_->token_positions(case_.ids, case_.patches.grids).next;
     for (std::int64_t i = 0; i < std::ssize(more); ++i) {
-      const std::vector<std::int64_t> rows = {1};
-      nn::CachedAttention step(cache, rows);
+      nn::PagedAttention step(cache, {{pages, length + i}}, {{1}, {}});
       const at::Tensor id = at::tensor({more[static_cast<std::size_t>(i)]}, at::kLong);
-      const at::Tensor hidden = model_->decode(model_->embed(id, {}, {}), text_positions(next + i, 1), step);
-      cache.advance(rows);
-      EXPECT_LE(largest_difference(model_->logits(hidden)[0], expected[length + i]), kTolerance)
+      const at::Tensor state = model_->decode(model_->embed(id, {}, {}), text_positions(next + i, 1), step);
+      EXPECT_LE(largest_difference(model_->logits(state)[0], expected[length + i]), kTolerance)
           << type << " step " << i;
     }
   }
+}
+
+// The first page of a prompt, with a part of its picture perhaps, lies in the cache already.
+TEST_P(FamilyParity, APromptWithAPastEqualsTheFullPass) {
+  const at::NoGradGuard no_grad;
+  const std::int64_t past = nn::PagedKvCache::kPageTokens, length = std::ssize(case_.ids);
+  if (length <= past) GTEST_SKIP() << "a prompt of " << length << " tokens fills no page";
+  std::vector<std::int64_t> pages(static_cast<std::size_t>(nn::PagedKvCache::pages_for(length)));
+  std::iota(pages.rbegin(), pages.rend(), 0);
+  PackBuilder builder;
+  const std::vector<at::Tensor> features = features_of(*model_, case_.patches);
+  const PackBuilder::Sequence whole = sequence_of(*model_, case_, features);
+  builder.add(whole);
+  const Pack pack = builder.build(at::kCPU);
+  nn::PagedKvCache cache({model_->num_layers(), std::ssize(pages), model_->num_kv_heads(), model_->head_dim()},
+                         at::TensorOptions(at::kFloat));
+  nn::PagedAttention first(cache, {{pages, 0}}, pack.layout);
+  const at::Tensor expected = run_pack(*model_, pack, first);
+
+  PackBuilder::Sequence rest;
+  rest.ids.assign(whole.ids.begin() + past, whole.ids.end());
+  rest.positions = whole.positions.narrow(1, past, length - past);
+  std::size_t row = 0;
+  for (const at::Tensor& picture : features) {
+    std::int64_t skipped = 0;
+    for (std::int64_t i = 0; i < picture.size(0); ++i, ++row) {
+      if (whole.image_rows[row] < past)
+        ++skipped;
+      else
+        rest.image_rows.push_back(whole.image_rows[row] - past);
+    }
+    if (skipped < picture.size(0)) rest.image_features.push_back(picture.narrow(0, skipped, picture.size(0) - skipped));
+  }
+  PackBuilder rest_builder;
+  rest_builder.add(rest);
+  const Pack rest_pack = rest_builder.build(at::kCPU);
+  nn::PagedAttention second(cache, {{pages, past}}, rest_pack.layout);
+  EXPECT_LE(largest_difference(run_pack(*model_, rest_pack, second), expected.narrow(0, past, length - past)),
+            kTolerance);
 }
 
 INSTANTIATE_TEST_SUITE_P(, FamilyParity,
