@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "thinkvg/core/manifest.h"
 
@@ -13,10 +14,7 @@ constexpr float kLeastLogprob = -9999.0f;
 }  // namespace
 
 CompletionText::CompletionText(const text::Tokenizer& tokenizer, const ChatRequest& request)
-    : tokenizer_(tokenizer),
-      wants_logprobs_(request.logprobs),
-      decoder_(tokenizer.decode_stream()),
-      stop_(request.stop) {}
+    : tokenizer_(tokenizer), wants_logprobs_(request.logprobs) {}
 
 // The text that the id adds behind the one before: a tokenizer may write a word's space only there.
 std::string CompletionText::token_text(std::int64_t id) const {
@@ -40,7 +38,6 @@ Json CompletionText::entry(std::int64_t id, float logprob) const {
 
 void CompletionText::add(const ChatToken& token) {
   ++num_tokens_;
-  if (stop_.stopped()) return;
   if (wants_logprobs_) {
     Json chosen = entry(token.id, token.logprob);
     chosen["top_logprobs"] = Json::array();
@@ -48,14 +45,13 @@ void CompletionText::add(const ChatToken& token) {
     logprobs_.push_back(std::move(chosen));
     last_id_ = token.id;
   }
-  text_ += stop_.add(decoder_->add(token.id));
+  text_ += token.text;
 }
 
-void CompletionText::finish(ChatFinish finish) {
-  if (finish_) return;
-  if (!stop_.stopped()) text_ += stop_.add(decoder_->finish());
-  if (!stop_.stopped()) text_ += stop_.finish();
-  finish_ = stop_.stopped() ? ChatFinish::stop : finish;
+void CompletionText::finish(ChatFinish finish, std::string text) {
+  text_ = std::move(text);
+  taken_ = std::min(taken_, text_.size());
+  finish_ = finish;
 }
 
 std::string CompletionText::finish_reason() const { return finish_ == ChatFinish::stop ? "stop" : "length"; }

@@ -1,12 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "serve/stop_text.h"
 #include "thinkvg/core/json.h"
 #include "thinkvg/serve/backend.h"
 
@@ -25,7 +23,7 @@ class CompletionText {
   CompletionText(const text::Tokenizer& tokenizer, const ChatRequest& request);
 
   void add(const ChatToken& token);
-  void finish(ChatFinish finish);
+  void finish(ChatFinish finish, std::string text);
 
   // All text so far that is certain, without the stop text that ended it.
   const std::string& text() const { return text_; }
@@ -46,8 +44,6 @@ class CompletionText {
 
   const text::Tokenizer& tokenizer_;
   bool wants_logprobs_;
-  std::unique_ptr<text::StreamingDecoder> decoder_;
-  StopText stop_;
   std::string text_;
   std::size_t taken_ = 0;
   std::vector<Json> logprobs_;  // not taken yet

@@ -315,7 +315,7 @@ void read_format(Fields& fields, ChatRequest& request) {
 }
 
 void read_sampling(Fields& fields, ChatRequest& request, const ServeOptions& options) {
-  ChatSampling& sampling = request.sampling;
+  generation::SamplingOptions& sampling = request.sampling;
   sampling = options.sampling;
   sampling.temperature = fields.number("temperature", sampling.temperature);
   sampling.top_p = fields.number("top_p", sampling.top_p);
@@ -331,7 +331,10 @@ void read_sampling(Fields& fields, ChatRequest& request, const ServeOptions& opt
     sampling.check();
   } catch (const std::invalid_argument& error) {
     const std::string message = error.what();
-    throw invalid_request(message, message.substr(0, message.find(' ')));
+    std::string param;
+    for (const char* name : {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"})
+      if (message.find(name) != std::string::npos) param = name;
+    throw invalid_request(message, param);
   }
 }
 
@@ -446,7 +449,7 @@ Json parse_request_json(std::string_view text) {
   };
   try {
     return Json::parse(text, watch);
-  } catch (const nlohmann::json::parse_error& error) {
+  } catch (const nlohmann::json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: .."
     const std::string what = error.what();
     const std::size_t start = what.find("] ");

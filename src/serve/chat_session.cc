@@ -49,13 +49,13 @@ ChatEvents ChatSession::events_into(const std::shared_ptr<Mailbox>& mailbox) {
   };
   ChatEvents events;
   events.on_token = [put](std::int64_t completion, ChatToken token) {
-    put({completion, std::move(token), ChatFinish::stop, nullptr}, false, false);
+    put({completion, std::move(token), ChatFinish::stop, {}, nullptr}, false, false);
   };
-  events.on_finish = [put](std::int64_t completion, ChatFinish finish) {
-    put({completion, std::nullopt, finish, nullptr}, true, false);
+  events.on_finish = [put](std::int64_t completion, ChatFinish finish, std::string text) {
+    put({completion, std::nullopt, finish, std::move(text), nullptr}, true, false);
   };
   events.on_error = [put](std::exception_ptr error) {
-    put({0, std::nullopt, ChatFinish::cancelled, std::move(error)}, false, true);
+    put({0, std::nullopt, ChatFinish::cancelled, {}, std::move(error)}, false, true);
   };
   return events;
 }
@@ -107,7 +107,7 @@ void ChatSession::take(Event event) {
     return;
   }
   if (event.finish == ChatFinish::cancelled) throw unavailable("the answer was broken off: the server is stopping");
-  completion.finish(event.finish);
+  completion.finish(event.finish, std::move(event.text));
   context_.metrics.count_completion(completion.finish_reason(), completion.num_tokens());
   if (completion.num_tokens() > 1)
     context_.metrics.observe_next_tokens(seconds_since(*first_tokens_[index]) /

@@ -50,6 +50,7 @@ class ChatSession {
     std::int64_t completion = 0;
     std::optional<ChatToken> token;  // else
     ChatFinish finish = ChatFinish::stop;
+    std::string text;  // with `finish`
     std::exception_ptr error;
   };
   struct Mailbox {

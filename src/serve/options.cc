@@ -1,24 +1,10 @@
 #include "thinkvg/serve/options.h"
 
-#include <cmath>
+#include <utility>
 
 #include "thinkvg/core/error.h"
 
 namespace thinkvg::serve {
-
-void ChatSampling::check() const {
-  if (max_new_tokens < 1) throw_invalid("max_new_tokens must be at least 1, but is {}", max_new_tokens);
-  if (min_new_tokens < 0 || min_new_tokens > max_new_tokens)
-    throw_invalid("min_new_tokens must be between 0 and max_new_tokens ({}), but is {}", max_new_tokens,
-                  min_new_tokens);
-  if (!(temperature >= 0 && temperature <= 100))
-    throw_invalid("temperature must be between 0 and 100, but is {}", temperature);
-  if (top_k < 0) throw_invalid("top_k must be at least 0, but is {}", top_k);
-  if (!(top_p > 0 && top_p <= 1)) throw_invalid("top_p must be above 0 and at most 1, but is {}", top_p);
-  if (!(min_p >= 0 && min_p <= 1)) throw_invalid("min_p must be between 0 and 1, but is {}", min_p);
-  if (!(repetition_penalty > 0 && repetition_penalty <= 100))
-    throw_invalid("repetition_penalty must be above 0 and at most 100, but is {}", repetition_penalty);
-}
 
 void ServeLimits::check() const {
   const auto at_least = [](const char* name, double value, double least) {

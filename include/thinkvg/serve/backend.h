@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct ChatToken {
   std::int64_t id = 0;
   float logprob = 0;
   std::vector<std::pair<std::int64_t, float>> top;  // as many as the request's top_logprobs, best first
+  std::string text;                                 // that is certain now: whole characters, nothing of a stop text
 };
 
 enum class ChatFinish { stop, length, cancelled };
@@ -24,8 +26,9 @@ enum class ChatFinish { stop, length, cancelled };
 // What is told of a request, in order, from any thread. The functions return at once and do not throw.
 struct ChatEvents {
   std::function<void(std::int64_t completion, ChatToken token)> on_token;
-  std::function<void(std::int64_t completion, ChatFinish finish)> on_finish;  // once a completion
-  std::function<void(std::exception_ptr)> on_error;                           // instead of all further events
+  // Once a completion, with its whole text, without the stop text that ended it.
+  std::function<void(std::int64_t completion, ChatFinish finish, std::string text)> on_finish;
+  std::function<void(std::exception_ptr)> on_error;  // instead of all further events
 };
 
 // A picture as the model sees it.

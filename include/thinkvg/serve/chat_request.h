@@ -33,7 +33,7 @@ struct ChatRequest {
   std::string model;  // empty: the only one
   std::vector<text::Message> messages;
   std::vector<UploadedPicture> pictures;  // one for each image part, in order
-  ChatSampling sampling;
+  generation::SamplingOptions sampling;
   std::int64_t num_completions = 1;   // n
   std::optional<std::uint64_t> seed;  // none: other numbers each time
   std::vector<std::string> stop;

@@ -5,32 +5,10 @@
 #include <vector>
 
 #include "thinkvg/core/settings.h"
+#include "thinkvg/generation/sampling.h"
 #include "thinkvg/image/raster.h"
 
 namespace thinkvg::serve {
-
-// How a completion is drawn: what a request may say, and what it gets where it does not.
-struct ChatSampling {
-  std::int64_t max_new_tokens = 1024;
-  std::int64_t min_new_tokens = 0;
-  double temperature = 1.0;
-  std::int64_t top_k = 0;
-  double top_p = 1.0;
-  double min_p = 0;
-  double repetition_penalty = 1.0;
-
-  void visit(SettingsVisitor& v) {
-    v.setting("max_new_tokens", max_new_tokens, "Tokens of a completion where the request does not say (max_tokens).");
-    v.setting("min_new_tokens", min_new_tokens, "A completion does not end before it has this many tokens.");
-    v.setting("temperature", temperature, "Logits are divided by it; 0 takes the likeliest token.");
-    v.setting("top_k", top_k, "Sample among this many likeliest tokens; 0: all.");
-    v.setting("top_p", top_p, "Sample among the likeliest tokens that together have this probability.");
-    v.setting("min_p", min_p, "Sample among tokens with at least this share of the likeliest one's probability.");
-    v.setting("repetition_penalty", repetition_penalty, "Makes tokens that were there before less likely; 1: off.");
-  }
-  // Throws std::invalid_argument that begins with the name of the wrong setting.
-  void check() const;
-};
 
 // What a request may ask for, and how much may be going on.
 struct ServeLimits {
@@ -75,7 +53,7 @@ struct ServeOptions {
   std::string system;
   std::string instruction;
   bool page = true;
-  ChatSampling sampling;
+  generation::SamplingOptions sampling = {.max_new_tokens = 1024};
   image::ReadOptions pictures = {.max_pixels = 50'000'000};
   ServeLimits limits;
 
