@@ -137,8 +137,8 @@ class Server::Impl {
     listener_.set_pre_routing_handler(
         [this](const httplib::Request& request, httplib::Response& response) { return before(request, response); });
     listener_.set_post_routing_handler([](const httplib::Request&, httplib::Response& response) {
+      response.headers.erase("Keep-Alive");  // httplib's numbers are not those of this listener
       if (!HttpListener::current().closes_after_reply()) return;
-      response.headers.erase("Keep-Alive");
       response.headers.erase("Connection");
       response.set_header("Connection", "close");
     });

@@ -48,11 +48,23 @@ class ByteTokenizer final : public text::Tokenizer {
   std::vector<std::int64_t> none_;
 };
 
-// Writes an answer that the question names, one byte a step, to all requests in turn. A "page" is used by each
+// What a radiograph may be said to show; boxes in the frame `thousand`.
+inline constexpr const char* kRadiographAnswer =
+    "<think>The trachea is midline. The cardiac silhouette (region [380, 480, 720, 800]) is enlarged, its width "
+    "above "
+    "half of the chest's. The right costophrenic angle (region [110, 790, 270, 880]) and the left costophrenic angle "
+    "(region [730, 790, 880, 880]) are blunted, which speaks for small effusions on both sides. No consolidation is "
+    "seen in the right upper lung zone (region [160, 130, 440, 340]).</think><response><answer>Cardiomegaly with "
+    "small bilateral effusions</answer><location><ref>cardiac silhouette</ref><box>[380, 480, 720, 800]</box>"
+    "<ref>right costophrenic angle</ref><box>[110, 790, 270, 880]</box><ref>left costophrenic angle</ref><box>[730, "
+    "790, 880, 880]</box></location></response>";
+
+// Writes `answer`, one byte a step, to all requests in turn. A "page" is used by each
 // completion from submit() until its last event, so that a test sees what is left behind. The last text of the
-// conversation says what happens:
-//   refuse   submit() throws           break   on_error after 3 tokens
-//   hold     nothing until cancelled   else    `answer`
+// conversation may ask for something else:
+//   refuse   submit() throws
+//   break    on_error after 3 tokens
+//   hold     nothing until cancelled
 class FakeBackend final : public serve::ChatBackend {
  public:
   explicit FakeBackend(std::string answer, std::chrono::microseconds step = std::chrono::microseconds(0))

@@ -8,6 +8,7 @@
 
 #include "tests/serve/fake_backend.h"
 #include "tests/serve/http_client.h"
+#include "tests/support/process.h"
 
 namespace thinkvg::serve {
 namespace {
@@ -536,6 +537,19 @@ TEST(Server, MetricsAreCountedByRouteAndStatus) {
   EXPECT_EQ(running.metric("thinkvg_completions_total{finish=\"stop\"}"), "1");
   EXPECT_EQ(running.metric("thinkvg_completion_tokens_sum"), "3");
   EXPECT_EQ(running.metric("thinkvg_first_token_seconds_count"), "1");
+}
+
+// The openai package itself, of the Python that THINKVG_ORACLE_PYTHON names.
+TEST(OpenAiClientEndToEnd, FindsWhatItExpects) {
+  const char* python = std::getenv("THINKVG_ORACLE_PYTHON");
+  if (python == nullptr) GTEST_SKIP() << "THINKVG_ORACLE_PYTHON does not name a Python with openai";
+  const Running running(test::kRadiographAnswer);
+  const test::ProcessResult result =
+      test::run_process({python, THINKVG_SOURCE_DIR "/tests/serve/openai_client.py",
+                         "http://127.0.0.1:" + std::to_string(running.server->port()), "--written"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.out, "ok\n");
+  EXPECT_TRUE(running.backend->all_returned());
 }
 
 }  // namespace
