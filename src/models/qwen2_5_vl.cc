@@ -374,14 +374,21 @@ class DecoderAttention final : public torch::nn::Module {
         o_proj_(register_module("o_proj",
                                 std::make_shared<nn::Linear>(num_heads_ * head_dim_, config.hidden_size, false))) {}
 
-  at::Tensor forward(const at::Tensor& hidden, const nn::RotaryTable& rotary, nn::AttentionContext& attention,
-                     std::int64_t layer) const {
+  // What the tokens attend to, before the output projection.
+  at::Tensor attend(const at::Tensor& hidden, const nn::RotaryTable& rotary, nn::AttentionContext& attention,
+                    std::int64_t layer) const {
     const std::int64_t num_tokens = hidden.size(0);
-    const at::Tensor query = q_proj_->forward(hidden).view({num_tokens, num_heads_, head_dim_});
-    const at::Tensor key = k_proj_->forward(hidden).view({num_tokens, num_kv_heads_, head_dim_});
-    const at::Tensor value = v_proj_->forward(hidden).view({num_tokens, num_kv_heads_, head_dim_});
+    const std::vector<at::Tensor> parts = nn::forward_together(hidden, {q_proj_.get(), k_proj_.get(), v_proj_.get()});
+    const at::Tensor query = parts[0].view({num_tokens, num_heads_, head_dim_});
+    const at::Tensor key = parts[1].view({num_tokens, num_kv_heads_, head_dim_});
+    const at::Tensor value = parts[2].view({num_tokens, num_kv_heads_, head_dim_});
     const at::Tensor attended = attention.attend(layer, nn::rotate(query, rotary), nn::rotate(key, rotary), value);
-    return o_proj_->forward(attended.reshape({num_tokens, num_heads_ * head_dim_}));
+    return attended.reshape({num_tokens, num_heads_ * head_dim_});
+  }
+
+  // residual + the output projection of `attended`.
+  at::Tensor project_onto(const at::Tensor& attended, const at::Tensor& residual) const {
+    return o_proj_->forward_onto(attended, residual);
   }
 
  private:
@@ -407,8 +414,9 @@ class DecoderLayer final : public torch::nn::Module {
 
   at::Tensor forward(const at::Tensor& input, const nn::RotaryTable& rotary, nn::AttentionContext& attention,
                      std::int64_t layer) const {
-    const at::Tensor hidden = input + self_attn_->forward(input_layernorm_->forward(input), rotary, attention, layer);
-    return hidden + mlp_->forward(post_attention_layernorm_->forward(hidden));
+    const at::Tensor attended = self_attn_->attend(input_layernorm_->forward(input), rotary, attention, layer);
+    const at::Tensor hidden = self_attn_->project_onto(attended, input);
+    return mlp_->forward_onto(post_attention_layernorm_->forward(hidden), hidden);
   }
 
  private:

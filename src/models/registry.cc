@@ -12,6 +12,7 @@
 #include "thinkvg/models/qwen2_5_vl.h"
 #include "thinkvg/models/safetensors.h"
 #include "thinkvg/models/vision_language_model.h"
+#include "thinkvg/nn/linear.h"
 
 namespace thinkvg::models {
 namespace {
@@ -152,7 +153,7 @@ std::string dtype_text(at::ScalarType type) {
 
 }  // namespace
 
-at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const { return at::linear(hidden, output_weight()); }
+at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const { return nn::linear(hidden, output_weight()); }
 
 std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
   const Json config = read_config(folder);

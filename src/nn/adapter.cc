@@ -4,6 +4,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include "thinkvg/core/random.h"
+#include "thinkvg/nn/linear.h"
 
 namespace thinkvg::nn {
 namespace {
@@ -24,7 +25,7 @@ at::Tensor drop(const at::Tensor& input, double share, std::uint64_t key) {
 
 at::Tensor LowRankAdapter::forward(const at::Tensor& input) const {
   const at::Tensor kept = dropout > 0 && dropout_key ? drop(input, dropout, key) : input;
-  return at::linear(at::linear(kept, down), up) * scale;
+  return nn::linear(nn::linear(kept, down), up) * scale;
 }
 
 AdaptersOff::AdaptersOff() : before_(adapters_are_on) { adapters_are_on = false; }

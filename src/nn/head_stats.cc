@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "thinkvg/core/error.h"
+#include "thinkvg/nn/linear.h"
 
 namespace thinkvg::nn {
 namespace {
@@ -20,7 +21,7 @@ constexpr std::int64_t kLogitsAtATime = std::int64_t{1} << 26;
 constexpr std::int64_t kRowsAtATime = 2048;
 
 at::Tensor chunk_logits(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& banned) {
-  at::Tensor logits = at::linear(hidden, weight);
+  at::Tensor logits = nn::linear(hidden, weight);
   if (banned.defined()) logits.index_fill_(1, banned, -std::numeric_limits<float>::infinity());
   return logits;
 }

@@ -1,9 +1,11 @@
 #include "thinkvg/nn/layers.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/grad_mode.h>
 
 #include "nn/cpu/layers.h"
 #include "thinkvg/core/error.h"
+#include "thinkvg/nn/linear.h"
 
 namespace thinkvg::nn {
 
@@ -13,8 +15,24 @@ Linear::Linear(std::int64_t in, std::int64_t out, bool with_bias)
 }
 
 at::Tensor Linear::forward(const at::Tensor& input) const {
-  const at::Tensor output = at::linear(input, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
+  const at::Tensor output = linear(input, weight, bias);
   return adapter && adapters_on() ? output + adapter->forward(input) : output;
+}
+
+at::Tensor Linear::forward_onto(const at::Tensor& input, const at::Tensor& residual) const {
+  return adapter && adapters_on() ? residual + forward(input) : linear(input, weight, bias, residual);
+}
+
+std::vector<at::Tensor> forward_together(const at::Tensor& input, std::initializer_list<const Linear*> layers) {
+  std::vector<LinearWeights> parts;
+  for (const Linear* layer : layers) parts.push_back({layer->weight, layer->bias});
+  std::vector<at::Tensor> outputs = linears(input, parts);
+  std::size_t i = 0;
+  for (const Linear* layer : layers) {
+    if (layer->adapter && adapters_on()) outputs[i] = outputs[i] + layer->adapter->forward(input);
+    ++i;
+  }
+  return outputs;
 }
 
 Embedding::Embedding(std::int64_t num_rows, std::int64_t width)
@@ -29,6 +47,8 @@ at::Tensor RmsNorm::forward(const at::Tensor& input) const {
   if (input.size(-1) != weight.size(0)) {
     throw_invalid("norm: expected rows of width {}, got {}", weight.size(0), input.size(-1));
   }
+  if (!at::GradMode::is_enabled() && has_cpu_rows(input) && input.scalar_type() == weight.scalar_type())
+    return cpu_rms_norm_rows(input, weight, eps_);
   if (has_cpu_layers(input) && has_cpu_layers(weight)) return cpu_rms_norm(input, weight, eps_);
   return at::rms_norm(input, weight.sizes(), weight, eps_);
 }
@@ -38,10 +58,19 @@ GatedMlp::GatedMlp(std::int64_t width, std::int64_t inner_width, bool with_bias)
       up_proj_(register_module("up_proj", std::make_shared<Linear>(width, inner_width, with_bias))),
       down_proj_(register_module("down_proj", std::make_shared<Linear>(inner_width, width, with_bias))) {}
 
-at::Tensor GatedMlp::forward(const at::Tensor& input) const {
+at::Tensor GatedMlp::inner(const at::Tensor& input) const {
+  const bool plain = !adapters_on() || (!gate_proj_->adapter && !up_proj_->adapter);
+  const LinearWeights gate_weights{gate_proj_->weight, gate_proj_->bias}, up_weights{up_proj_->weight, up_proj_->bias};
+  if (plain && has_gated_linear(input, gate_weights, up_weights)) return gated_linear(input, gate_weights, up_weights);
   const at::Tensor gate = gate_proj_->forward(input);
   const at::Tensor up = up_proj_->forward(input);
-  return down_proj_->forward(has_cpu_layers(gate) ? cpu_gated_product(gate, up) : at::silu(gate) * up);
+  return has_cpu_layers(gate) ? cpu_gated_product(gate, up) : at::silu(gate) * up;
+}
+
+at::Tensor GatedMlp::forward(const at::Tensor& input) const { return down_proj_->forward(inner(input)); }
+
+at::Tensor GatedMlp::forward_onto(const at::Tensor& input, const at::Tensor& residual) const {
+  return down_proj_->forward_onto(inner(input), residual);
 }
 
 }  // namespace thinkvg::nn

@@ -15,6 +15,7 @@
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/generation/question.h"
+#include "thinkvg/nn/exact.h"
 #include "thinkvg/nn/head_stats.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/rewards/rollout_log.h"
@@ -718,6 +719,8 @@ class GrpoTrainer {
   }
 
   GrpoOptions options_;
+  // The passes of the trainer must add up as the engine's do.
+  std::unique_ptr<nn::ExactForward> exact_ = options_.engine.exact ? std::make_unique<nn::ExactForward>() : nullptr;
   std::shared_ptr<const data::Dataset> dataset_;
   rewards::RewardSet rewards_;
   AdvantageScaling scaling_;

@@ -1,33 +1,22 @@
 #include "thinkvg/generation/rollout_engine.h"
 
-#include <gmock/gmock.h>
+#include <ATen/ATen.h>
 
-#include "tests/support/tiny_run.h"
-#include "thinkvg/generation/question.h"
-#include "thinkvg/nn/kv_cache.h"
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <optional>
+
+#include "tests/generation/questions.h"
+#include "thinkvg/core/random.h"
+#include "thinkvg/nn/exact.h"
+#include "thinkvg/nn/head_stats.h"
 
 namespace thinkvg::generation {
 namespace {
 
-class RolloutEngineTest : public testing::Test {
+class RolloutEngineTest : public QuestionsTest {
  protected:
-  void SetUp() override {
-    const test::TinyRun& tiny = test::tiny_run();
-    bundle_ = models::load_bundle(tiny.model);
-    const auto dataset = data::open_dataset(tiny.test);
-    QuestionBuilder builder(bundle_, {{}, tiny.images.string(), true, {}});
-    std::vector<data::Sample> samples;
-    for (std::int64_t i = 0; i < 6; ++i) samples.push_back(dataset->get(i));
-    questions_ = builder.build(samples);
-  }
-
-  std::vector<GenerationRequest> requests(std::int64_t num_completions) const {
-    std::vector<GenerationRequest> list;
-    for (std::size_t i = 0; i < questions_.size(); ++i)
-      list.push_back({questions_[i].prompt, questions_[i].grids, {questions_[i].features}, num_completions, {7, i}});
-    return list;
-  }
-
   // Log-probabilities of a completion by one full forward pass over prompt and completion.
   std::vector<float> recomputed(const Question& question, const std::vector<std::int64_t>& completion,
                                 double temperature) const {
@@ -53,8 +42,44 @@ class RolloutEngineTest : public testing::Test {
     return values;
   }
 
-  models::ModelBundle bundle_;
-  std::vector<Question> questions_;
+  // Log-probabilities as the trainers compute them: prompt and completions in one pack with a shared prefix, statistics
+  // out of the head; with gradients.
+  std::vector<std::vector<float>> trainer_log_probs(std::size_t index,
+                                                    const std::vector<std::vector<std::int64_t>>& completions,
+                                                    double temperature, bool exact_mode) const {
+    std::optional<nn::ExactForward> exact;
+    if (exact_mode) exact.emplace();
+    const Question& question = questions_[index];
+    const std::int64_t prompt_length = std::ssize(question.prompt.ids);
+    models::PackBuilder packer;
+    packer.add(
+        {question.prompt.ids, question.positions.positions, question.prompt.image_rows, {question.features}, -1});
+    std::vector<std::int64_t> rows, targets;
+    for (const auto& ids : completions) {
+      const std::int64_t begin =
+          packer.add({ids, models::text_positions(question.positions.next, std::ssize(ids)), {}, {}, 0});
+      for (std::int64_t t = 0; t < std::ssize(ids); ++t) {
+        rows.push_back(t == 0 ? prompt_length - 1 : begin + t - 1);
+        targets.push_back(ids[static_cast<std::size_t>(t)]);
+      }
+    }
+    const models::Pack pack = packer.build(at::kCPU);
+    nn::PackedAttention attention(pack.layout);
+    const at::Tensor hidden = models::run_pack(*bundle_.model, pack, attention);
+    const auto stats =
+        nn::head_token_stats(hidden.index_select(0, at::tensor(rows, at::kLong)), bundle_.model->output_weight(),
+                             at::tensor(targets, at::kLong),
+                             {.temperature = temperature,
+                              .banned = at::tensor(models::banned_ids(bundle_.model->special_tokens()), at::kLong)});
+    std::vector<std::vector<float>> values;
+    std::int64_t row = 0;
+    for (const auto& ids : completions) {
+      const float* from = stats.logprob.const_data_ptr<float>() + row;
+      values.emplace_back(from, from + ids.size());
+      row += std::ssize(ids);
+    }
+    return values;
+  }
 };
 
 TEST_F(RolloutEngineTest, ReportsTheLogProbsOfAFullPass) {
@@ -155,6 +180,186 @@ TEST_F(RolloutEngineTest, WrongSettingsNameThemselves) {
                                           SamplingOptions{1, 1.0, -1, 1.0}, SamplingOptions{1, 1.0, 0, 0.0}})
     EXPECT_THROW(engine.generate(requests(1), sampling), std::invalid_argument);
   EXPECT_THROW(RolloutEngine(*bundle_.model, {0}), std::invalid_argument);
+}
+
+// A cache that holds a few completions: others wait, and the youngest give their pages back.
+TEST_F(RolloutEngineTest, AFullCacheChangesNoCompletion) {
+  const SamplingOptions sampling{.max_new_tokens = 90, .min_new_tokens = 60};
+  RolloutEngine roomy(*bundle_.model, {});
+  // Two layers, two heads of width 8, 16 tokens of fp32 keys and values: 4 KiB a page, 256 pages.
+  RolloutEngine tight(*bundle_.model, {.max_rows = 64, .cache_mb = 1});
+  const auto expected = roomy.generate(requests(12), sampling);
+  EXPECT_EQ(roomy.stats().preemptions, 0);
+  const auto results = tight.generate(requests(12), sampling);
+  EXPECT_GT(tight.stats().preemptions, 0);
+  EXPECT_EQ(tight.stats().new_tokens, roomy.stats().new_tokens);
+  for (std::size_t i = 0; i < results.size(); ++i)
+    for (std::size_t g = 0; g < 12; ++g) {
+      EXPECT_EQ(results[i][g].ids, expected[i][g].ids);
+      for (std::size_t t = 0; t < results[i][g].ids.size(); ++t)
+        EXPECT_NEAR(results[i][g].logprobs[t], expected[i][g].logprobs[t], 2e-5);
+    }
+  EXPECT_THROW(tight.generate(requests(1), {.max_new_tokens = 10000}), std::invalid_argument);
+}
+
+// Settings of all kinds in one batch, in random batches and orders: each completion is the one it is alone.
+TEST_F(RolloutEngineTest, MixedSettingsInRandomBatchesGiveTheSameCompletions) {
+  RandomStream random({6});
+  std::vector<GenerationRequest> all;
+  std::vector<SamplingOptions> settings;
+  for (std::uint64_t i = 0; i < 14; ++i) {
+    GenerationRequest one = i % 4 == 0   ? text_request("Where is it?", i)
+                            : i % 4 == 1 ? two_pictures(i % 6, (i + 1) % 6)
+                                         : request(i % 6, 1);
+    one.num_completions = random.between(1, 4);
+    one.stream = {21, i};
+    one.num_top_logprobs = random.between(0, 3);
+    if (random.chance(0.5)) one.banned_ids = {static_cast<std::int64_t>(random.below(400))};
+    all.push_back(std::move(one));
+    settings.push_back({.max_new_tokens = random.between(1, 40),
+                        .temperature = random.chance(0.3) ? 0 : random.uniform(0.5, 1.5),
+                        .top_k = random.chance(0.4) ? random.between(1, 50) : 0,
+                        .top_p = random.chance(0.4) ? random.uniform(0.3, 1) : 1,
+                        .min_p = random.chance(0.4) ? random.uniform(0, 0.3) : 0,
+                        .repetition_penalty = random.chance(0.4) ? random.uniform(1, 1.5) : 1});
+  }
+  RolloutEngine alone(*bundle_.model, {.exact = true}, bundle_.tokenizer.get());
+  std::vector<std::vector<Completion>> expected;
+  for (std::size_t i = 0; i < all.size(); ++i) expected.push_back(alone.generate({all[i]}, settings[i])[0]);
+  for (const std::int64_t max_rows : {1, 3, 9, 64}) {
+    std::vector<std::size_t> order(all.size());
+    std::iota(order.begin(), order.end(), 0);
+    random.shuffle(order);
+    std::vector<GenerationRequest> some;
+    std::vector<SamplingOptions> its;
+    for (const std::size_t i : order) {
+      some.push_back(all[i]);
+      its.push_back(settings[i]);
+    }
+    RolloutEngine engine(*bundle_.model, {.max_rows = max_rows, .prefix_cache = max_rows != 3, .exact = true},
+                         bundle_.tokenizer.get());
+    const auto results = engine.generate_each(some, its);
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      ASSERT_EQ(results[i].size(), expected[order[i]].size());
+      for (std::size_t g = 0; g < results[i].size(); ++g) {
+        EXPECT_EQ(results[i][g].ids, expected[order[i]][g].ids) << max_rows << " rows, request " << order[i];
+        EXPECT_EQ(results[i][g].logprobs, expected[order[i]][g].logprobs);
+        EXPECT_EQ(results[i][g].top, expected[order[i]][g].top);
+        EXPECT_EQ(results[i][g].text, expected[order[i]][g].text);
+      }
+    }
+  }
+}
+
+// Exact mode: bit for bit what a training pass over prompt and completion computes, whatever shared the batch, whether
+// pages were reused or given back; and the default mode's gap, which is rounding.
+TEST_F(RolloutEngineTest, ExactLogProbsAreTheTrainersToTheBit) {
+  for (const std::int64_t max_rows : {2, 7, 64}) {
+    RolloutEngine engine(*bundle_.model, {.max_rows = max_rows, .cache_mb = max_rows == 64 ? 1 : 0, .exact = true});
+    for (const double temperature : {1.0, 0.7}) {
+      const auto results = engine.generate(requests(5), {.max_new_tokens = 70, .temperature = temperature});
+      for (std::size_t i = 0; i < results.size(); ++i)
+        for (const Completion& completion : results[i])
+          EXPECT_EQ(completion.logprobs, trainer_log_probs(i, {completion.ids}, temperature, true)[0]) << max_rows;
+      // Several completions behind one shared prompt, as GRPO packs them.
+      const auto packed =
+          trainer_log_probs(0, {results[0][0].ids, results[0][1].ids, results[0][2].ids}, temperature, true);
+      for (std::size_t g = 0; g < 3; ++g) EXPECT_EQ(results[0][g].logprobs, packed[g]);
+    }
+  }
+  RolloutEngine engine(*bundle_.model, {});
+  const auto results = engine.generate(requests(5), {.max_new_tokens = 70});
+  double gap = 0;
+  for (std::size_t i = 0; i < results.size(); ++i)
+    for (const Completion& completion : results[i]) {
+      const auto expected = trainer_log_probs(i, {completion.ids}, 1.0, false)[0];
+      for (std::size_t t = 0; t < expected.size(); ++t)
+        gap = std::max(gap, std::abs(static_cast<double>(completion.logprobs[t]) - expected[t]));
+    }
+  RecordProperty("largest_gap_of_the_default_mode", std::to_string(gap));
+  EXPECT_LT(gap, 2e-5);
+}
+
+TEST_F(RolloutEngineTest, QuestionsAboutOnePictureShareItsPages) {
+  std::vector<GenerationRequest> all;
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    GenerationRequest one = two_pictures(2, 3);
+    const auto words = bundle_.tokenizer->encode(" Which of them? " + std::to_string(i));
+    one.prompt.ids.insert(one.prompt.ids.end(), words.begin(), words.end());
+    one.stream = {31, i};
+    all.push_back(std::move(one));
+  }
+  const SamplingOptions sampling{.max_new_tokens = 10};
+  RolloutEngine shared(*bundle_.model, {}), apart(*bundle_.model, {.prefix_cache = false});
+  const auto first = shared.generate(all, sampling), second = apart.generate(all, sampling);
+  for (std::size_t i = 0; i < all.size(); ++i) EXPECT_EQ(first[i][0].ids, second[i][0].ids);
+  EXPECT_EQ(apart.stats().reused_tokens, 0);
+  EXPECT_GE(shared.stats().reused_tokens, 4 * (std::ssize(two_pictures(2, 3).prompt.ids) / 16 * 16));
+  EXPECT_EQ(shared.stats().reused_tokens + shared.stats().prompt_tokens, apart.stats().prompt_tokens);
+}
+
+// Pages must not outlive the weights that they were computed with.
+TEST_F(RolloutEngineTest, ChangedWeightsAreSeenAtOnce) {
+  RolloutEngine engine(*bundle_.model, {});
+  const SamplingOptions sampling{.max_new_tokens = 5};
+  engine.generate(requests(1), sampling);
+  {
+    const at::NoGradGuard no_grad;
+    for (at::Tensor& parameter : bundle_.model->parameters()) parameter.mul_(1.1);
+  }
+  const auto results = engine.generate(requests(1), sampling);
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const auto expected = recomputed(questions_[i], results[i][0].ids, 1.0);
+    for (std::size_t t = 0; t < expected.size(); ++t) EXPECT_NEAR(results[i][0].logprobs[t], expected[t], 2e-5);
+  }
+}
+
+TEST_F(RolloutEngineTest, StopTextsEndACompletionBeforeThem) {
+  RolloutEngine engine(*bundle_.model, {}, bundle_.tokenizer.get());
+  const SamplingOptions sampling{.max_new_tokens = 60, .min_new_tokens = 60};
+  const auto plain = engine.generate(requests(4), sampling);
+  int num_cut = 0;
+  for (std::size_t i = 0; i < plain.size(); ++i) {
+    // A piece out of the middle of the first completion, across tokens.
+    const std::string& text = plain[i][0].text;
+    GenerationRequest stopped = request(i, 4);
+    stopped.stop = {"never in there", text.substr(text.size() / 2, 3)};
+    const auto results = engine.generate({stopped}, sampling)[0];
+    for (std::size_t g = 0; g < 4; ++g) {
+      const std::size_t place = plain[i][g].text.find(stopped.stop[1]);
+      EXPECT_EQ(results[g].text, plain[i][g].text.substr(0, place));
+      if (place == std::string::npos) {
+        EXPECT_EQ(results[g].finish, FinishReason::length);
+        continue;
+      }
+      ++num_cut;
+      EXPECT_EQ(results[g].finish, FinishReason::stop);
+      EXPECT_EQ(results[g].stop_text, stopped.stop[1]);
+      EXPECT_LE(results[g].ids.size(), plain[i][g].ids.size());
+      EXPECT_TRUE(std::equal(results[g].ids.begin(), results[g].ids.end(), plain[i][g].ids.begin()));
+    }
+  }
+  EXPECT_GE(num_cut, 6);
+  GenerationRequest stopped = request(0, 1);
+  stopped.stop = {"x"};
+  EXPECT_THROW(RolloutEngine(*bundle_.model, {}).generate({stopped}, sampling), std::invalid_argument);
+  stopped.stop = {""};
+  EXPECT_THROW(engine.generate({stopped}, sampling), std::invalid_argument);
+}
+
+// bf16 weights, for which the decoding kernels have a path of their own.
+TEST_F(RolloutEngineTest, Bfloat16AgreesWithAFullPass) {
+  bundle_.model->to(at::kBFloat16);
+  RolloutEngine engine(*bundle_.model, {.max_rows = 9});
+  const auto results = engine.generate(requests(3), {.max_new_tokens = 24});
+  double sum = 0, count = 0;
+  for (std::size_t i = 0; i < results.size(); ++i)
+    for (const Completion& completion : results[i]) {
+      const auto expected = recomputed(questions_[i], completion.ids, 1.0);
+      for (std::size_t t = 0; t < expected.size(); ++t) sum += std::abs(completion.logprobs[t] - expected[t]);
+      count += static_cast<double>(expected.size());
+    }
+  EXPECT_LT(sum / count, 0.03);
 }
 
 }  // namespace

@@ -17,7 +17,10 @@ struct DrawnToken {
   std::int64_t id = 0;
   float logprob = 0;  // under the distribution it was drawn from
   // The likeliest ids with their log-probabilities, as many as the request asks for (num_top_logprobs), best first.
-  std::vector<std::pair<std::int64_t, float>> top;
+  TopLogprobs top;
+  // What is now certain to belong to the answer's text: whole characters, and nothing that may yet become a stop text.
+  // All of them, then the rest of Completion::text, make Completion::text.
+  std::string text = {};
 };
 
 // What an engine tells of a request. Called on the engine's thread, in order; they must return soon and must not throw.

@@ -1,63 +1,86 @@
 #pragma once
 
-// Shape letters: B rows, L capacity in tokens, H query heads, J key/value heads, K head width.
+// Shape letters: T tokens of a pass, N pages, P tokens a page, H query heads, J key/value heads, K head width.
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/TensorOptions.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "thinkvg/nn/attention.h"
 
 namespace thinkvg::nn {
 
-// Keys and values of B sequences that grow by one token a step. Row b holds lengths()[b] tokens. Not thread-safe.
-class KvCache {
+// Keys and values in pages of kPageTokens tokens each. Which page belongs to whom is the caller's business (a page
+// table a sequence: token t lies in page pages[t / kPageTokens]); several sequences may read the same page. Not
+// thread-safe.
+class PagedKvCache {
  public:
+  static constexpr std::int64_t kPageTokens = 16;  // P
+
   struct Shape {
     std::int64_t num_layers = 0;
-    std::int64_t num_rows = 0;  // B
+    std::int64_t num_pages = 0;  // N
     std::int64_t num_kv_heads = 0;
-    std::int64_t capacity = 0;  // L
     std::int64_t head_dim = 0;
   };
-  KvCache(const Shape& shape, const at::TensorOptions& options);
+  // The memory is taken, but not touched before it is written.
+  PagedKvCache(const Shape& shape, const at::TensorOptions& options);
 
-  static std::int64_t bytes(const Shape& shape, std::int64_t bytes_per_number);
+  // Of one page over all layers.
+  static std::int64_t page_bytes(const Shape& shape, std::int64_t bytes_per_number);
+  static std::int64_t pages_for(std::int64_t num_tokens) { return (num_tokens + kPageTokens - 1) / kPageTokens; }
 
-  // Fills row b from tokens [begin, begin + length) of a recorded pass.
-  void fill(std::int64_t row, const std::vector<PackedAttention::KeyValue>& recorded, std::int64_t begin,
-            std::int64_t length);
-  // After a step: each of these rows has one token more.
-  void advance(const std::vector<std::int64_t>& rows);
+  // All layers of page `from` to page `to`.
+  void copy_page(std::int64_t from, std::int64_t to);
 
-  std::int64_t num_rows() const { return static_cast<std::int64_t>(lengths_.size()); }
-  std::int64_t capacity() const { return capacity_; }
-  const std::vector<std::int64_t>& lengths() const { return lengths_; }
-  at::Tensor key(std::int64_t layer) const { return keys_[static_cast<std::size_t>(layer)]; }      // [B, J, L, K]
-  at::Tensor value(std::int64_t layer) const { return values_[static_cast<std::size_t>(layer)]; }  // [B, J, L, K]
+  const Shape& shape() const { return shape_; }
+  // Keys lie dimension by dimension, so that the scores of a page's tokens are computed side by side.
+  const at::Tensor& keys(std::int64_t layer) const { return keys_[static_cast<std::size_t>(layer)]; }  // [N, J, K, P]
+  const at::Tensor& values(std::int64_t layer) const {                                                 // [N, J, P, K]
+    return values_[static_cast<std::size_t>(layer)];
+  }
 
  private:
-  std::int64_t capacity_;
-  std::vector<std::int64_t> lengths_;
+  Shape shape_;
   std::vector<at::Tensor> keys_;
   std::vector<at::Tensor> values_;
 };
 
-// One decoding step: token i of the pass belongs to row rows[i] of the cache. attend() writes its key and value behind
-// the row's tokens and attends to all of them. Call KvCache::advance() after the pass. Inference only; throws
-// std::invalid_argument when a row is full.
-class CachedAttention final : public AttentionContext {
+// A sequence's part in a pass: tokens [past, past + its length in the pass's layout) of it are computed; those before
+// lie in its pages already. The pages reach to the last of the new tokens.
+struct PagedSequence {
+  std::vector<std::int64_t> pages;
+  std::int64_t past = 0;
+};
+
+// One pass over a paged cache, for prompts (many tokens a sequence) and for decoding steps (one token a sequence), in
+// any mixture. attend() writes the new keys and values into the pages and attends to all tokens of the sequence so far.
+// Inference only. On a CPU, rows of fp32 and bf16 are computed by own kernels; elsewhere by ATen.
+class PagedAttention final : public AttentionContext {
  public:
-  // `cache` and `rows` must outlive this object.
-  CachedAttention(KvCache& cache, const std::vector<std::int64_t>& rows);
+  // layout.lengths[i] tokens belong to sequences[i]; the layout has no prefixes. `cache` must outlive this object.
+  // Throws std::invalid_argument where pages are missing.
+  PagedAttention(PagedKvCache& cache, std::vector<PagedSequence> sequences, SequenceLayout layout);
   at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                     const at::Tensor& value) override;
 
  private:
-  KvCache& cache_;
-  const std::vector<std::int64_t>& rows_;
+  void write(std::int64_t layer, const at::Tensor& key, const at::Tensor& value) const;
+  at::Tensor attend_rows(std::int64_t layer, const at::Tensor& query) const;
+  at::Tensor attend_sequence(std::int64_t layer, const at::Tensor& query, std::size_t sequence) const;
+
+  PagedKvCache& cache_;
+  std::vector<PagedSequence> sequences_;
+  SequenceLayout layout_;
+  std::vector<std::int64_t> sequence_of_;    // of each token
+  std::vector<std::int64_t> place_of_;       // of each token in its sequence
+  std::vector<std::int64_t> slots_;          // of each token among those of all pages
+  std::int64_t longest_ = 0;                 // tokens that the last token of a sequence sees
+  bool single_tokens_ = true;                // all sequences have one token
+  std::unique_ptr<PackedAttention> packed_;  // where no sequence has a past
 };
 
 }  // namespace thinkvg::nn

@@ -6,9 +6,11 @@
 #include <torch/nn/module.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "thinkvg/nn/adapter.h"
 
@@ -23,12 +25,17 @@ class Linear final : public torch::nn::Module {
   Linear(std::int64_t in, std::int64_t out, bool with_bias);
   // [N, D] -> [N, E], in the weight's dtype.
   at::Tensor forward(const at::Tensor& input) const;
+  // residual + forward(input), where that saves a pass over memory in one go. residual [N, E].
+  at::Tensor forward_onto(const at::Tensor& input, const at::Tensor& residual) const;
 
   at::Tensor weight;
   at::Tensor bias;  // undefined without one
   // Not a parameter of this layer: models::Adapters owns it. Null where there is none.
   std::shared_ptr<const LowRankAdapter> adapter;
 };
+
+// forward() of several layers with the same input, in their order; decoding steps compute them in one go.
+std::vector<at::Tensor> forward_together(const at::Tensor& input, std::initializer_list<const Linear*> layers);
 
 // weight [V, D].
 class Embedding final : public torch::nn::Module {
@@ -58,8 +65,12 @@ class GatedMlp final : public torch::nn::Module {
   GatedMlp(std::int64_t width, std::int64_t inner_width, bool with_bias);
   // [N, D] -> [N, D].
   at::Tensor forward(const at::Tensor& input) const;
+  // residual + forward(input), where that saves a pass over memory in one go. residual [N, D].
+  at::Tensor forward_onto(const at::Tensor& input, const at::Tensor& residual) const;
 
  private:
+  at::Tensor inner(const at::Tensor& input) const;
+
   std::shared_ptr<Linear> gate_proj_;
   std::shared_ptr<Linear> up_proj_;
   std::shared_ptr<Linear> down_proj_;

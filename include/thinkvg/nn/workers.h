@@ -20,4 +20,12 @@ void run_on_workers(std::int64_t count, const std::function<void(std::int64_t wo
 // modes as above.
 void run_each_alone(std::int64_t count, const std::function<void(std::int64_t i)>& body);
 
+// Calls body(begin, end) for pieces of about `grain` or more that make up [0, count), on this thread and on the threads
+// of a pool that are free; returns when all is done. For the short, frequent pieces of work of a decoding step: a
+// thread that does not come, because another program has its core, is not waited for; idle threads look for work for
+// some ten microseconds and then sleep. Uses as many threads as ATen does; on a thread on which ATen uses one, and
+// inside of itself, the body runs here alone. body must not throw.
+void share_out(std::int64_t count, std::int64_t grain,
+               const std::function<void(std::int64_t begin, std::int64_t end)>& body);
+
 }  // namespace thinkvg::nn

@@ -12,9 +12,13 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 #include "nn/attention_plan.h"
+#include "nn/cpu/paged_attention_kernel.h"
+#include "thinkvg/nn/exact.h"
+#include "thinkvg/nn/kv_cache.h"
 
 namespace thinkvg::nn {
 namespace {
@@ -76,6 +80,70 @@ void merge_rows(const at::Tensor& part, const at::Tensor& part_lse, const Attent
   }
 }
 
+// Keys and values of a sequence behind those of its prefix, as pages of 16 tokens.
+struct Pages {
+  at::Tensor keys;    // [N, J, K, 16]
+  at::Tensor values;  // [N, J, 16, K]
+  std::vector<std::int64_t> order;
+};
+
+Pages paged(const at::Tensor& keys, const at::Tensor& values) {
+  constexpr std::int64_t kPage = PagedKvCache::kPageTokens;
+  const std::int64_t length = keys.size(0), num_pages = PagedKvCache::pages_for(length);
+  const auto split = [&](const at::Tensor& tokens) {
+    return at::constant_pad_nd(tokens, {0, 0, 0, 0, 0, num_pages * kPage - length})
+        .view({num_pages, kPage, tokens.size(1), tokens.size(2)});
+  };
+  Pages pages{split(keys).permute({0, 2, 3, 1}).contiguous(), split(values).transpose(1, 2).contiguous(),
+              std::vector<std::int64_t>(static_cast<std::size_t>(num_pages))};
+  std::iota(pages.order.begin(), pages.order.end(), 0);
+  return pages;
+}
+
+// Each token by itself, just as a decoding step computes it.
+void attend_exactly(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const AttentionPlan& plan,
+                    const at::Tensor& out, const at::Tensor& lse) {
+  const SequenceLayout& layout = plan.layout;
+  std::vector<std::int64_t> starts(layout.lengths.size());
+  std::exclusive_scan(layout.lengths.begin(), layout.lengths.end(), starts.begin(), std::int64_t{0});
+  const std::int64_t num_heads = key.size(1), width = key.size(2), group = query.size(1) / num_heads;
+  const at::Tensor dense = query.contiguous();
+  const float* queries = dense.const_data_ptr<float>();
+  float* outputs = out.mutable_data_ptr<float>();
+  float* sums = lse.mutable_data_ptr<float>();
+  for (std::size_t i = 0; i < layout.lengths.size(); ++i) {
+    const std::int64_t length = layout.lengths[i], start = starts[i];
+    if (length == 0) continue;
+    const std::int64_t prefix = layout.prefix.empty() ? -1 : layout.prefix[i];
+    const std::int64_t before = prefix < 0 ? 0 : layout.lengths[static_cast<std::size_t>(prefix)];
+    const auto with_prefix = [&](const at::Tensor& tokens) {
+      const at::Tensor own = tokens.narrow(0, start, length);
+      return before == 0 ? own : at::cat({tokens.narrow(0, starts[static_cast<std::size_t>(prefix)], before), own});
+    };
+    const Pages pages = paged(with_prefix(key), with_prefix(value));
+    at::parallel_for(0, length * num_heads, 4, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<float> scratch(static_cast<std::size_t>(cpu::paged_scratch(group, width, before + length)));
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t row = start * num_heads + item;
+        cpu::paged_attention_row({.query = queries + row * group * width,
+                                  .keys = pages.keys.const_data_ptr(),
+                                  .values = pages.values.const_data_ptr(),
+                                  .pages = pages.order.data(),
+                                  .is_bf16 = false,
+                                  .head = item % num_heads,
+                                  .num_heads = num_heads,
+                                  .group = group,
+                                  .width = width,
+                                  .first = 0,
+                                  .length = before + item / num_heads + 1,
+                                  .scratch = scratch.data(),
+                                  .output = outputs + row * group * width,
+                                  .lse = sums + row * group});
+      }
+    });
+  }
+}
+
 struct PlanHolder final : torch::CustomClassHolder {
   explicit PlanHolder(std::shared_ptr<const AttentionPlan> held) : plan(std::move(held)) {}
   std::shared_ptr<const AttentionPlan> plan;
@@ -87,15 +155,29 @@ struct CpuAttention final : torch::autograd::Function<CpuAttention> {
     const at::Tensor out = at::empty(query.sizes(), query.options());
     const at::Tensor lse =
         at::empty({query.size(0), query.size(1)}, query.options().dtype(at::toOpMathType(query.scalar_type())));
-    for_each_piece(static_cast<std::int64_t>(plan->runs.size()), [&](std::int64_t i) {
-      const AttentionRun& run = plan->runs[i];
+    if (exact_forward() && plan->causal && query.scalar_type() == at::kFloat) {
+      const at::AutoDispatchBelowADInplaceOrView below_autograd;
+      attend_exactly(query, key, value, *plan, out, lse);
+    } else {
+      attend_by_parts(query, key, value, *plan, out, lse);
+    }
+    context->save_for_backward({query, key, value, out, lse});
+    context->saved_data["plan"] =
+        c10::IValue::make_capsule(c10::intrusive_ptr<torch::CustomClassHolder>(c10::make_intrusive<PlanHolder>(plan)));
+    return out;
+  }
+
+  static void attend_by_parts(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                              const AttentionPlan& plan, const at::Tensor& out, const at::Tensor& lse) {
+    for_each_piece(static_cast<std::int64_t>(plan.runs.size()), [&](std::int64_t i) {
+      const AttentionRun& run = plan.runs[i];
       const auto [part, part_lse] = at::_scaled_dot_product_flash_attention_for_cpu(
-          heads_first(query, run), heads_first(key, run), heads_first(value, run), 0.0, plan->causal);
+          heads_first(query, run), heads_first(key, run), heads_first(value, run), 0.0, plan.causal);
       heads_first(out, run).copy_(part);
       heads_first_rows(lse, run).copy_(part_lse);
     });
-    for_each_piece(static_cast<std::int64_t>(plan->groups.size()), [&](std::int64_t i) {
-      const PrefixGroup& group = plan->groups[i];
+    for_each_piece(static_cast<std::int64_t>(plan.groups.size()), [&](std::int64_t i) {
+      const PrefixGroup& group = plan.groups[i];
       const AttentionRun prefix{group.start, group.length, 1};
       for (const AttentionRun& rows : group.queries) {
         const auto [part, part_lse] = at::_scaled_dot_product_flash_attention_for_cpu(
@@ -105,10 +187,6 @@ struct CpuAttention final : torch::autograd::Function<CpuAttention> {
             [&, &rest = part, &rest_lse = part_lse] { merge_rows<scalar_t>(rest, rest_lse, rows, out, lse); });
       }
     });
-    context->save_for_backward({query, key, value, out, lse});
-    context->saved_data["plan"] =
-        c10::IValue::make_capsule(c10::intrusive_ptr<torch::CustomClassHolder>(c10::make_intrusive<PlanHolder>(plan)));
-    return out;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,

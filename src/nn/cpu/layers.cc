@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "nn/cpu/layer_kernel.h"
+#include "nn/cpu/linear_kernel.h"
 
 namespace thinkvg::nn {
 namespace {
@@ -104,5 +105,35 @@ at::Tensor cpu_rms_norm(const at::Tensor& input, const at::Tensor& weight, doubl
 }
 
 at::Tensor cpu_gated_product(const at::Tensor& gate, const at::Tensor& up) { return CpuGatedProduct::apply(gate, up); }
+
+bool has_cpu_rows(const at::Tensor& input) {
+  return input.is_cpu() && (input.scalar_type() == at::kFloat || input.scalar_type() == at::kBFloat16);
+}
+
+at::Tensor cpu_rms_norm_rows(const at::Tensor& input, const at::Tensor& weight, double eps) {
+  const at::Tensor dense = input.contiguous();
+  const std::int64_t width = weight.numel(), num_rows = dense.numel() / width;
+  at::Tensor out = at::empty_like(dense);
+  const bool narrow = dense.scalar_type() == at::kBFloat16;
+  const at::Tensor wide_weight = narrow ? weight.to(at::kFloat) : weight.contiguous();
+  const float* factors = wide_weight.const_data_ptr<float>();
+  const void* from = dense.const_data_ptr();
+  void* to = out.mutable_data_ptr();
+  at::parallel_for(0, num_rows, kElementsPerPiece / width + 1, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> row(static_cast<std::size_t>(narrow ? width : 0));
+    float scale = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      if (narrow) {
+        cpu::widen(static_cast<const std::uint16_t*>(from) + i * width, row.data(), width);
+        cpu::rms_norm({row.data(), factors, row.data(), &scale, 1, width, eps});
+        cpu::narrow(row.data(), static_cast<std::uint16_t*>(to) + i * width, width);
+      } else {
+        cpu::rms_norm({static_cast<const float*>(from) + i * width, factors, static_cast<float*>(to) + i * width,
+                       &scale, 1, width, eps});
+      }
+    }
+  });
+  return out;
+}
 
 }  // namespace thinkvg::nn

@@ -1,0 +1,32 @@
+#pragma once
+
+// Shape letters: N rows, D width coming in, E width going out.
+
+#include <ATen/core/Tensor.h>
+
+#include <span>
+#include <vector>
+
+namespace thinkvg::nn {
+
+// Matrix products of layers. On a CPU, few rows without gradient (decoding steps) take own kernels that read the
+// weights once, in fp32 and bf16 with sums in fp32, whose results for a row do not depend on the other rows; so do all
+// rows of fp32 while an ExactForward lives, with gradients then. Everything else is ATen's.
+
+// input W^T + bias (+ residual [N, E]). input [N, D], weight [E, D], bias [E] or undefined, residual or undefined.
+at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias = {},
+                  const at::Tensor& residual = {});
+
+struct LinearWeights {
+  at::Tensor weight;
+  at::Tensor bias;  // may be undefined
+};
+// Several products of one input, in one go.
+std::vector<at::Tensor> linears(const at::Tensor& input, std::span<const LinearWeights> parts);
+
+// Whether gated_linear() has a kernel for this input, in the present modes.
+bool has_gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up);
+// silu(input G^T + g) * (input U^T + u), in one go. Inference only.
+at::Tensor gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up);
+
+}  // namespace thinkvg::nn

@@ -1,0 +1,148 @@
+#include "nn/cpu/linear_kernel.h"
+
+#include <algorithm>
+
+#include "nn/cpu/vectors.h"
+
+namespace thinkvg::nn::cpu {
+namespace {
+
+// Rows of x that stay in a core's cache while the weights pass by.
+constexpr std::int64_t kInputFloats = 192 * 1024;
+
+// kOut x kIn dot products at a time: each loaded vector is used several times.
+template <int kOut, int kIn, class Number>
+[[gnu::always_inline]] inline void tile(const float* x, const Number* w, std::int64_t width, float* out,
+                                        std::int64_t out_stride) {
+  Floats sums[kOut][kIn] = {};
+  std::int64_t k = 0;
+  for (; k + kLanes <= width; k += kLanes) {
+    Floats weights[kOut];
+    for (int e = 0; e < kOut; ++e) weights[e] = load(w + e * width + k);
+    for (int m = 0; m < kIn; ++m) {
+      const Floats values = load(x + m * width + k);
+      for (int e = 0; e < kOut; ++e) sums[e][m] += values * weights[e];
+    }
+  }
+  if (k < width) {
+    for (int m = 0; m < kIn; ++m) {
+      const Floats values = load_part(x + m * width + k, width - k);
+      for (int e = 0; e < kOut; ++e) sums[e][m] += values * load_part(w + e * width + k, width - k);
+    }
+  }
+  for (int m = 0; m < kIn; ++m)
+    for (int e = 0; e < kOut; ++e) out[m * out_stride + e] = sum_of(sums[e][m]);
+}
+
+// All rows of x against kOut rows of the weight.
+template <int kOut, int kIn, class Number>
+[[gnu::always_inline]] inline void strip(const LinearRows& rows, std::int64_t first, std::int64_t last,
+                                         std::int64_t e) {
+  const Number* w = static_cast<const Number*>(rows.weight) + e * rows.width;
+  const auto at = [&](std::int64_t m) { return rows.input + m * rows.width; };
+  const auto to = [&](std::int64_t m) { return rows.out + m * rows.out_stride + e - rows.begin; };
+  std::int64_t m = first;
+  for (; m + kIn <= last; m += kIn) tile<kOut, kIn>(at(m), w, rows.width, to(m), rows.out_stride);
+  if constexpr (kIn > 4) {
+    for (; m + 4 <= last; m += 4) tile<kOut, 4>(at(m), w, rows.width, to(m), rows.out_stride);
+  }
+  if constexpr (kIn > 2) {
+    for (; m + 2 <= last; m += 2) tile<kOut, 2>(at(m), w, rows.width, to(m), rows.out_stride);
+  }
+  for (; m < last; ++m) tile<kOut, 1>(at(m), w, rows.width, to(m), rows.out_stride);
+}
+
+template <int kOut, int kIn, class Number>
+[[gnu::always_inline]] inline void all_strips(const LinearRows& rows) {
+  const std::int64_t block = std::max<std::int64_t>(kIn, kInputFloats / rows.width / kIn * kIn);
+  for (std::int64_t first = 0; first < rows.num_rows; first += block) {
+    const std::int64_t last = std::min(rows.num_rows, first + block);
+    std::int64_t e = rows.begin;
+    for (; e + kOut <= rows.end; e += kOut) strip<kOut, kIn, Number>(rows, first, last, e);
+    for (; e < rows.end; ++e) strip<1, kIn, Number>(rows, first, last, e);
+  }
+}
+
+template <int kOut, int kIn>
+[[gnu::always_inline]] inline void linear_of(const LinearRows& rows) {
+  if (rows.is_bf16)
+    all_strips<kOut, kIn, std::uint16_t>(rows);
+  else
+    all_strips<kOut, kIn, float>(rows);
+}
+
+[[gnu::always_inline]] inline void widen_all(const std::uint16_t* from, float* to, std::int64_t count) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = to_float(from[i]);
+}
+
+[[gnu::always_inline]] inline void narrow_all(const float* from, std::uint16_t* to, std::int64_t count) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
+  if (i < count) store_part(to + i, load_part(from + i, count - i), count - i);
+}
+
+struct Kernels {
+  void (*linear)(const LinearRows&);
+  void (*widen)(const std::uint16_t*, float*, std::int64_t);
+  void (*narrow)(const float*, std::uint16_t*, std::int64_t);
+};
+
+struct Base {
+  static void linear(const LinearRows& rows) { linear_of<2, 2>(rows); }
+  static void widen(const std::uint16_t* from, float* to, std::int64_t count) { widen_all(from, to, count); }
+  static void narrow(const float* from, std::uint16_t* to, std::int64_t count) { narrow_all(from, to, count); }
+};
+#ifdef __x86_64__
+struct Avx2 {
+  [[gnu::target("avx2,fma")]] static void linear(const LinearRows& rows) { linear_of<2, 2>(rows); }
+  [[gnu::target("avx2,fma")]] static void widen(const std::uint16_t* from, float* to, std::int64_t count) {
+    widen_all(from, to, count);
+  }
+  [[gnu::target("avx2,fma")]] static void narrow(const float* from, std::uint16_t* to, std::int64_t count) {
+    narrow_all(from, to, count);
+  }
+};
+struct Avx512 {
+  [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,fma")]] static void linear(const LinearRows& rows) {
+    linear_of<4, 6>(rows);
+  }
+  [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,fma")]] static void widen(const std::uint16_t* from, float* to,
+                                                                              std::int64_t count) {
+    widen_all(from, to, count);
+  }
+  [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,fma")]] static void narrow(const float* from, std::uint16_t* to,
+                                                                               std::int64_t count) {
+    narrow_all(from, to, count);
+  }
+};
+#endif
+
+template <class Set>
+constexpr Kernels kernels_of() {
+  return {Set::linear, Set::widen, Set::narrow};
+}
+
+Kernels choose_kernels() {
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return kernels_of<Avx512>();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_of<Avx2>();
+#endif
+  return kernels_of<Base>();
+}
+
+const Kernels& kernels() {
+  static const Kernels kChosen = choose_kernels();
+  return kChosen;
+}
+
+}  // namespace
+
+void linear_rows(const LinearRows& rows) { kernels().linear(rows); }
+void widen(const std::uint16_t* from, float* to, std::int64_t count) { kernels().widen(from, to, count); }
+void narrow(const float* from, std::uint16_t* to, std::int64_t count) { kernels().narrow(from, to, count); }
+
+}  // namespace thinkvg::nn::cpu

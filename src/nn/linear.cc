@@ -1,0 +1,232 @@
+#include "thinkvg/nn/linear.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "nn/cpu/layer_kernel.h"
+#include "nn/cpu/linear_kernel.h"
+#include "thinkvg/nn/exact.h"
+#include "thinkvg/nn/workers.h"
+
+namespace thinkvg::nn {
+namespace {
+
+// Above this, ATen's blocked products are faster than reading the weights once.
+constexpr std::int64_t kFewRows = 48;
+// Multiplications that are worth a thread.
+constexpr std::int64_t kWorkPerThread = 65536;
+// Outputs whose sums wait in scratch memory.
+constexpr std::int64_t kOutputsAtATime = 128;
+
+bool is_dense(const at::Tensor& tensor) { return !tensor.defined() || tensor.is_contiguous(); }
+
+bool takes_rows(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
+  const at::ScalarType type = input.scalar_type();
+  if (!input.is_cpu() || !weight.is_cpu() || (type != at::kFloat && type != at::kBFloat16)) return false;
+  if (weight.scalar_type() != type || (bias.defined() && bias.scalar_type() != type)) return false;
+  if (weight.dim() != 2 || input.dim() < 1 || input.size(-1) != weight.size(1) || input.numel() == 0) return false;
+  if (!is_dense(weight) || !is_dense(bias)) return false;
+  if (exact_forward() && type == at::kFloat) return true;
+  return !at::GradMode::is_enabled() && input.numel() <= kFewRows * weight.size(1);
+}
+
+// A layer's input as dense rows of fp32.
+class InputRows {
+ public:
+  explicit InputRows(const at::Tensor& input) : width(input.size(-1)), num_rows(input.numel() / width) {
+    held_ = input.contiguous();
+    if (held_.scalar_type() == at::kBFloat16) {
+      const at::Tensor wide = at::empty(held_.sizes(), held_.options().dtype(at::kFloat));
+      cpu::widen(static_cast<const std::uint16_t*>(held_.const_data_ptr()), wide.mutable_data_ptr<float>(),
+                 held_.numel());
+      held_ = wide;
+    }
+    data = held_.const_data_ptr<float>();
+  }
+
+  std::int64_t width;
+  std::int64_t num_rows;
+  const float* data;
+
+ private:
+  at::Tensor held_;
+};
+
+std::vector<std::int64_t> output_sizes(const at::Tensor& input, std::int64_t width) {
+  std::vector<std::int64_t> sizes = input.sizes().vec();
+  sizes.back() = width;
+  return sizes;
+}
+
+float number_at(const at::Tensor& tensor, std::int64_t i) {
+  if (tensor.scalar_type() == at::kFloat) return tensor.const_data_ptr<float>()[i];
+  return static_cast<float>(tensor.const_data_ptr<at::BFloat16>()[i]);
+}
+
+float* scratch(std::int64_t count) {
+  static thread_local std::vector<float> memory;
+  if (std::ssize(memory) < count) memory.resize(static_cast<std::size_t>(count));
+  return memory.data();
+}
+
+// sums[m, e - begin] = x[m] . W[e] + bias[e] for e in [begin, end).
+void sum_rows(const InputRows& input, const LinearWeights& part, std::int64_t begin, std::int64_t end, float* sums,
+              std::int64_t stride) {
+  cpu::linear_rows({.input = input.data,
+                    .weight = part.weight.const_data_ptr(),
+                    .is_bf16 = part.weight.scalar_type() == at::kBFloat16,
+                    .num_rows = input.num_rows,
+                    .width = input.width,
+                    .begin = begin,
+                    .end = end,
+                    .out = sums,
+                    .out_stride = stride});
+  if (!part.bias.defined()) return;
+  for (std::int64_t e = begin; e < end; ++e) {
+    const float bias = number_at(part.bias, e);
+    for (std::int64_t m = 0; m < input.num_rows; ++m) sums[m * stride + e - begin] += bias;
+  }
+}
+
+void compute(const InputRows& input, const LinearWeights& part, const at::Tensor& residual, const at::Tensor& output,
+             std::int64_t begin, std::int64_t end) {
+  const std::int64_t width = part.weight.size(0);
+  if (output.scalar_type() == at::kFloat) {
+    float* out = output.mutable_data_ptr<float>();
+    sum_rows(input, part, begin, end, out + begin, width);
+    if (!residual.defined()) return;
+    const float* added = residual.const_data_ptr<float>();
+    for (std::int64_t m = 0; m < input.num_rows; ++m)
+      for (std::int64_t e = m * width + begin; e < m * width + end; ++e) out[e] += added[e];
+    return;
+  }
+  auto* out = static_cast<std::uint16_t*>(output.mutable_data_ptr());
+  float* sums = scratch(input.num_rows * kOutputsAtATime);
+  for (std::int64_t first = begin; first < end; first += kOutputsAtATime) {
+    const std::int64_t count = std::min(kOutputsAtATime, end - first);
+    sum_rows(input, part, first, first + count, sums, count);
+    for (std::int64_t m = 0; m < input.num_rows; ++m) {
+      float* row = sums + m * count;
+      if (residual.defined()) {
+        const auto* added = residual.const_data_ptr<at::BFloat16>() + m * width + first;
+        for (std::int64_t e = 0; e < count; ++e) row[e] += static_cast<float>(added[e]);
+      }
+      cpu::narrow(row, out + m * width + first, count);
+    }
+  }
+}
+
+std::int64_t grain(const InputRows& input) {
+  return std::max<std::int64_t>(8, kWorkPerThread / (input.num_rows * input.width));
+}
+
+at::Tensor row_linear(const at::Tensor& input, const LinearWeights& part, const at::Tensor& residual) {
+  const InputRows rows(input);
+  const at::Tensor dense_residual = residual.defined() ? residual.contiguous() : residual;
+  at::Tensor output = at::empty(output_sizes(input, part.weight.size(0)), input.options());
+  share_out(part.weight.size(0), grain(rows),
+            [&](std::int64_t begin, std::int64_t end) { compute(rows, part, dense_residual, output, begin, end); });
+  return output;
+}
+
+struct RowLinear final : torch::autograd::Function<RowLinear> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& input,
+                            const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+    context->save_for_backward({input, weight});
+    context->saved_data["has_bias"] = bias.has_value();
+    return row_linear(input, {weight, bias.value_or(at::Tensor())}, {});
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& grads) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const at::Tensor &input = saved[0], &weight = saved[1], &gradient = grads[0];
+    const at::Tensor flat = gradient.reshape({-1, weight.size(0)});
+    at::Tensor of_input, of_weight, of_bias;
+    if (context->needs_input_grad(0)) of_input = gradient.matmul(weight);
+    if (context->needs_input_grad(1)) of_weight = flat.t().matmul(input.reshape({-1, weight.size(1)}));
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) of_bias = flat.sum(0);
+    return {of_input, of_weight, of_bias};
+  }
+};
+
+std::optional<at::Tensor> where_defined(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
+}
+
+}  // namespace
+
+at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
+                  const at::Tensor& residual) {
+  if (!takes_rows(input, weight, bias)) {
+    const at::Tensor output = at::linear(input, weight, where_defined(bias));
+    return residual.defined() ? residual + output : output;
+  }
+  if (!at::GradMode::is_enabled() && (!residual.defined() || residual.scalar_type() == input.scalar_type()))
+    return row_linear(input, {weight, bias}, residual);
+  const at::Tensor output = RowLinear::apply(input, weight, where_defined(bias));
+  return residual.defined() ? residual + output : output;
+}
+
+std::vector<at::Tensor> linears(const at::Tensor& input, std::span<const LinearWeights> parts) {
+  std::vector<at::Tensor> outputs;
+  const bool by_rows =
+      !at::GradMode::is_enabled() && std::all_of(parts.begin(), parts.end(), [&](const LinearWeights& part) {
+        return takes_rows(input, part.weight, part.bias);
+      });
+  if (!by_rows) {
+    for (const LinearWeights& part : parts) outputs.push_back(linear(input, part.weight, part.bias));
+    return outputs;
+  }
+  const InputRows rows(input);
+  std::int64_t total = 0;
+  for (const LinearWeights& part : parts) {
+    outputs.push_back(at::empty(output_sizes(input, part.weight.size(0)), input.options()));
+    total += part.weight.size(0);
+  }
+  // The outputs of all parts lie in one range, which the threads share.
+  share_out(total, grain(rows), [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t start = 0;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const std::int64_t width = parts[i].weight.size(0);
+      const std::int64_t from = std::max(begin, start) - start, to = std::min(end, start + width) - start;
+      if (from < to) compute(rows, parts[i], {}, outputs[i], from, to);
+      start += width;
+    }
+  });
+  return outputs;
+}
+
+bool has_gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up) {
+  return !at::GradMode::is_enabled() && takes_rows(input, gate.weight, gate.bias) &&
+         takes_rows(input, up.weight, up.bias);
+}
+
+at::Tensor gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up) {
+  const InputRows rows(input);
+  const std::int64_t width = gate.weight.size(0);
+  at::Tensor output = at::empty(output_sizes(input, width), input.options());
+  share_out(width, std::max<std::int64_t>(8, grain(rows) / 2), [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t size = rows.num_rows * kOutputsAtATime;
+    float* gates = scratch(2 * size);
+    float* ups = gates + size;
+    for (std::int64_t first = begin; first < end; first += kOutputsAtATime) {
+      const std::int64_t count = std::min(kOutputsAtATime, end - first);
+      sum_rows(rows, gate, first, first + count, gates, count);
+      sum_rows(rows, up, first, first + count, ups, count);
+      cpu::gated_product({gates, ups, gates, rows.num_rows * count});
+      for (std::int64_t m = 0; m < rows.num_rows; ++m) {
+        const float* row = gates + m * count;
+        if (output.scalar_type() == at::kFloat)
+          std::copy_n(row, count, output.mutable_data_ptr<float>() + m * width + first);
+        else
+          cpu::narrow(row, static_cast<std::uint16_t*>(output.mutable_data_ptr()) + m * width + first, count);
+      }
+    }
+  });
+  return output;
+}
+
+}  // namespace thinkvg::nn

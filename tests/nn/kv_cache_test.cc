@@ -1,0 +1,172 @@
+#include "thinkvg/nn/kv_cache.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "nn/cpu/paged_attention_kernel.h"
+#include "thinkvg/core/random.h"
+#include "thinkvg/nn/exact.h"
+
+namespace thinkvg::nn {
+namespace {
+
+constexpr std::int64_t kPage = PagedKvCache::kPageTokens;
+
+// What all tokens of a sequence should give, in double precision.
+at::Tensor reference(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
+  const auto heads = [](const at::Tensor& x) { return x.to(at::kDouble).transpose(0, 1).unsqueeze(0); };
+  return at::scaled_dot_product_attention(heads(query), heads(key), heads(value), {}, 0.0, true, std::nullopt,
+                                          query.size(1) != key.size(1))
+      .squeeze(0)
+      .transpose(0, 1);
+}
+
+struct Tokens {
+  at::Tensor query, key, value;
+  std::vector<std::int64_t> pages;
+  std::int64_t done = 0;
+};
+
+// Sequences of random lengths that grow in random parts, single tokens among them, in pages in random order.
+void grow_in_parts(std::int64_t num_heads, std::int64_t num_kv_heads, std::int64_t width, at::ScalarType type,
+                   double tolerance) {
+  at::manual_seed(1);
+  RandomStream random({static_cast<std::uint64_t>(width)});
+  PagedKvCache cache({1, 64, num_kv_heads, width}, at::TensorOptions(type));
+  std::vector<std::int64_t> free_pages(64);
+  std::iota(free_pages.begin(), free_pages.end(), 0);
+  random.shuffle(free_pages);
+  std::vector<Tokens> all(4);
+  std::vector<at::Tensor> outputs(4);
+  for (Tokens& tokens : all) {
+    const std::int64_t length = random.between(20, 150);
+    tokens.query = at::randn({length, num_heads, width}).to(type);
+    tokens.key = at::randn({length, num_kv_heads, width}).to(type);
+    tokens.value = at::randn({length, num_kv_heads, width}).to(type);
+  }
+  for (int pass = 0; pass < 40; ++pass) {
+    std::vector<PagedSequence> sequences;
+    SequenceLayout layout;
+    std::vector<std::size_t> who;
+    std::vector<at::Tensor> query, key, value;
+    const bool single = random.chance(0.5);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      Tokens& tokens = all[i];
+      const std::int64_t left = tokens.query.size(0) - tokens.done;
+      if (left == 0 || random.chance(0.2)) continue;
+      const std::int64_t count = single || random.chance(0.3) ? 1 : random.between(1, std::min<std::int64_t>(left, 40));
+      while (std::ssize(tokens.pages) < PagedKvCache::pages_for(tokens.done + count)) {
+        tokens.pages.push_back(free_pages.back());
+        free_pages.pop_back();
+      }
+      sequences.push_back({tokens.pages, tokens.done});
+      layout.lengths.push_back(count);
+      who.push_back(i);
+      query.push_back(tokens.query.narrow(0, tokens.done, count));
+      key.push_back(tokens.key.narrow(0, tokens.done, count));
+      value.push_back(tokens.value.narrow(0, tokens.done, count));
+      tokens.done += count;
+    }
+    if (who.empty()) continue;
+    const std::vector<std::int64_t> lengths = layout.lengths;
+    PagedAttention attention(cache, sequences, layout);
+    const at::Tensor out = attention.attend(0, at::cat(query), at::cat(key), at::cat(value));
+    ASSERT_EQ(out.scalar_type(), type);
+    std::int64_t start = 0;
+    for (std::size_t i = 0; i < who.size(); ++i) {
+      const at::Tensor part = out.narrow(0, start, lengths[i]);
+      at::Tensor& whole = outputs[who[i]];
+      whole = whole.defined() ? at::cat({whole, part}) : part.clone();
+      start += lengths[i];
+    }
+  }
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    ASSERT_TRUE(outputs[i].defined());
+    const at::Tensor expected = reference(all[i].query, all[i].key, all[i].value).narrow(0, 0, outputs[i].size(0));
+    EXPECT_LT((outputs[i].to(at::kDouble) - expected).abs().max().item<double>(), tolerance);
+  }
+}
+
+TEST(PagedAttention, EqualsOnePassOverTheSequence) {
+  for (const std::int64_t width : {8, 16, 40, 64, 128, 144}) {
+    grow_in_parts(4, 2, width, at::kFloat, 3e-6);
+    grow_in_parts(4, 2, width, at::kBFloat16, 2e-2);
+  }
+  grow_in_parts(3, 3, 24, at::kFloat, 3e-6);
+  grow_in_parts(8, 1, 32, at::kFloat, 3e-6);
+}
+
+// A dtype that has no kernel of its own.
+TEST(PagedAttention, TheGenericPathEqualsOnePassOverTheSequence) { grow_in_parts(4, 2, 16, at::kDouble, 1e-12); }
+
+TEST(PagedAttention, ExactPassesGiveTheSameBitsInWhateverParts) {
+  const ExactForward exact;
+  at::manual_seed(2);
+  const at::Tensor query = at::randn({70, 4, 24}), key = at::randn({70, 2, 24}), value = at::randn({70, 2, 24});
+  const auto run = [&](const std::vector<std::int64_t>& counts, const std::vector<std::int64_t>& pages) {
+    PagedKvCache cache({1, 20, 2, 24}, at::TensorOptions(at::kFloat));
+    std::vector<at::Tensor> outputs;
+    std::int64_t done = 0;
+    for (const std::int64_t count : counts) {
+      PagedAttention attention(cache, {{pages, done}}, {{count}, {}});
+      outputs.push_back(
+          attention.attend(0, query.narrow(0, done, count), key.narrow(0, done, count), value.narrow(0, done, count)));
+      done += count;
+    }
+    return at::cat(outputs);
+  };
+  const at::Tensor whole = run({70}, {0, 1, 2, 3, 4});
+  EXPECT_TRUE(whole.equal(run({1, 20, 48, 1}, {7, 3, 19, 0, 5})));
+  PackedAttention packed({{70}, {}});
+  EXPECT_TRUE(whole.equal(packed.attend(0, query, key, value)));
+  PackedAttention parted({{16, 30, 24}, {-1, 0, -1}});
+  EXPECT_TRUE(whole.narrow(0, 0, 46).equal(parted.attend(0, query, key, value).narrow(0, 0, 46)));
+  EXPECT_LT((whole.to(at::kDouble) - reference(query, key, value)).abs().max().item<double>(), 3e-6);
+}
+
+TEST(PagedAttention, TokensBeforeTheFirstAreNotSeen) {
+  at::manual_seed(3);
+  constexpr std::int64_t kLength = 53, kWidth = 20;
+  const at::Tensor query = at::randn({1, kWidth}), key = at::randn({4, 1, kWidth, kPage}),
+                   value = at::randn({4, 1, kPage, kWidth});
+  const std::vector<std::int64_t> pages = {2, 0, 3, 1};
+  const at::Tensor order = at::tensor(pages, at::kLong);
+  const at::Tensor keys = key.index_select(0, order).squeeze(1).transpose(1, 2).reshape({-1, kWidth});
+  const at::Tensor values = value.index_select(0, order).squeeze(1).reshape({-1, kWidth});
+  for (const std::int64_t first : {0, 1, 15, 16, 40, 52}) {
+    std::vector<float> scratch(static_cast<std::size_t>(cpu::paged_scratch(1, kWidth, kLength)));
+    at::Tensor output = at::empty({1, kWidth});
+    cpu::paged_attention_row({query.const_data_ptr(), key.const_data_ptr(), value.const_data_ptr(), pages.data(), false,
+                              0, 1, 1, kWidth, first, kLength, scratch.data(), output.mutable_data_ptr()});
+    const at::Tensor seen_keys = keys.narrow(0, first, kLength - first);
+    const at::Tensor expected = at::softmax(query.matmul(seen_keys.t()) / std::sqrt(static_cast<double>(kWidth)), -1)
+                                    .matmul(values.narrow(0, first, kLength - first));
+    EXPECT_LT((output - expected).abs().max().item<double>(), 3e-6) << first;
+  }
+}
+
+TEST(PagedKvCache, CopiesAPageInAllLayers) {
+  PagedKvCache cache({3, 4, 2, 8}, at::TensorOptions(at::kFloat));
+  for (std::int64_t layer = 0; layer < 3; ++layer) {
+    cache.keys(layer).normal_();
+    cache.values(layer).normal_();
+  }
+  cache.copy_page(1, 3);
+  for (std::int64_t layer = 0; layer < 3; ++layer) {
+    EXPECT_TRUE(cache.keys(layer)[3].equal(cache.keys(layer)[1]));
+    EXPECT_TRUE(cache.values(layer)[3].equal(cache.values(layer)[1]));
+    EXPECT_FALSE(cache.keys(layer)[2].equal(cache.keys(layer)[1]));
+  }
+}
+
+TEST(PagedAttention, MissingPagesAreAnError) {
+  PagedKvCache cache({1, 4, 1, 8}, at::TensorOptions(at::kFloat));
+  EXPECT_THROW(PagedAttention(cache, {{{0}, 10}}, {{7}, {}}), std::invalid_argument);
+  EXPECT_THROW(PagedAttention(cache, {{{0}, 0}}, {{3, 3}, {}}), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace thinkvg::nn

@@ -1,0 +1,109 @@
+// Times the rollout engine on a work file that tests/peers/decode_speed.py wrote, and prints one JSON document:
+//   bench_generate MODEL WORK.safetensors --dtype float32|bfloat16 --new_tokens N --completions G --temperature T
+//                  --repeats R --threads K
+// The work file holds prompt_<i> [T] int64 and, where prompt i has a picture, pixels_<i> [P, C] and grid_<i> [3].
+// Ends are banned, so that every completion has N tokens. seconds: one number a repeat, the tower's pass included;
+// first_seconds: the same with one token a completion, so that their difference is decoding alone.
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/grad_mode.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <string>
+
+#include "thinkvg/core/json.h"
+#include "thinkvg/generation/rollout_engine.h"
+#include "thinkvg/models/safetensors.h"
+#include "thinkvg/models/vision_language_model.h"
+
+namespace {
+
+using namespace thinkvg;
+
+struct Work {
+  std::vector<std::int64_t> ids;
+  models::PixelPatches patches;  // undefined values: text alone
+};
+
+std::vector<Work> read_work(const std::string& file) {
+  const auto tensors = models::read_safetensors(file);
+  std::vector<Work> list;
+  while (tensors.contains("prompt_" + std::to_string(list.size()))) {
+    const std::string number = std::to_string(list.size());
+    const at::Tensor ids = tensors.at("prompt_" + number).contiguous();
+    Work work{{ids.const_data_ptr<std::int64_t>(), ids.const_data_ptr<std::int64_t>() + ids.numel()}, {}};
+    if (tensors.contains("pixels_" + number)) {
+      const at::Tensor grid = tensors.at("grid_" + number);
+      work.patches.values = tensors.at("pixels_" + number).clone();
+      work.patches.grids = {{grid[0].item<std::int64_t>(), grid[1].item<std::int64_t>(), grid[2].item<std::int64_t>()}};
+    }
+    list.push_back(std::move(work));
+  }
+  return list;
+}
+
+double seconds_of(const std::function<void()>& action) {
+  const auto start = std::chrono::steady_clock::now();
+  action();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string model_folder, work_file, dtype = "float32";
+  std::int64_t new_tokens = 32, completions = 1, repeats = 3, threads = 0;
+  double temperature = 0;
+  bool exact = false;
+  CLI::App app("times generation");
+  app.add_option("model", model_folder)->required();
+  app.add_option("work", work_file)->required();
+  app.add_option("--dtype", dtype)->check(CLI::IsMember({"float32", "bfloat16"}));
+  app.add_option("--new_tokens", new_tokens);
+  app.add_option("--completions", completions);
+  app.add_option("--temperature", temperature);
+  app.add_option("--repeats", repeats);
+  app.add_option("--threads", threads);
+  app.add_flag("--exact", exact);
+  CLI11_PARSE(app, argc, argv);
+
+  const at::NoGradGuard no_grad;
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+  const auto model = models::load(model_folder);
+  model->to(dtype == "bfloat16" ? at::kBFloat16 : at::kFloat);
+  const std::vector<Work> work = read_work(work_file);
+  generation::RolloutEngine engine(*model, {.exact = exact});
+
+  std::vector<std::vector<generation::Completion>> results;
+  const auto generate = [&](std::int64_t count) {
+    std::vector<generation::GenerationRequest> requests;
+    for (std::size_t i = 0; i < work.size(); ++i) {
+      generation::GenerationRequest request;
+      request.prompt.ids = work[i].ids;
+      if (work[i].patches.values.defined()) {
+        for (std::size_t t = 0; t < work[i].ids.size(); ++t)
+          if (work[i].ids[t] == model->special_tokens().image)
+            request.prompt.image_rows.push_back(static_cast<std::int64_t>(t));
+        request.grids = work[i].patches.grids;
+        request.image_features = {model->encode_images(work[i].patches)};
+      }
+      request.num_completions = completions;
+      request.stream = {i};
+      requests.push_back(std::move(request));
+    }
+    results = engine.generate(requests, {.max_new_tokens = count, .temperature = temperature, .min_new_tokens = count});
+  };
+  generate(std::min<std::int64_t>(new_tokens, 4));  // warm-up
+  Json seconds = Json::array(), first_seconds = Json::array();
+  for (std::int64_t i = 0; i < repeats; ++i) {
+    first_seconds.push_back(seconds_of([&] { generate(1); }));
+    seconds.push_back(seconds_of([&] { generate(new_tokens); }));
+  }
+  Json ids = Json::array();
+  for (const auto& group : results)
+    for (const generation::Completion& completion : group) ids.push_back(completion.ids);
+  std::printf("%s\n", Json({{"seconds", seconds}, {"first_seconds", first_seconds}, {"ids", ids}}).dump().c_str());
+  return 0;
+}
