@@ -334,6 +334,19 @@ std::string BpeTokenizer::piece(std::int64_t id) const {
   return parts_.vocabulary.has(id) ? std::string(parts_.vocabulary.piece(id)) : std::string();
 }
 
+std::string BpeTokenizer::bytes(std::int64_t id, TextPlace place) const {
+  const Decoded& entry = decoded(id);
+  std::string text;
+  if (entry.kind == Decoded::Kind::kByte)
+    text = static_cast<char>(entry.byte);
+  else if (place == TextPlace::kStart && parts_.decoder.strip_first)
+    text = replace_all(entry.text, " ", "");
+  else
+    text = entry.text;
+  if (place != TextPlace::kStart || parts_.decoder.byte_level) return text;
+  return std::string(SpaceStripper(parts_.decoder.strip_spaces)(text));
+}
+
 bool BpeTokenizer::is_special(std::int64_t id) const { return id >= 0 && decoded(id).special; }
 
 bool BpeTokenizer::is_added(std::int64_t id) const { return id >= 0 && decoded(id).added; }

@@ -54,6 +54,7 @@ class BpeTokenizer final : public Tokenizer {
   std::unique_ptr<StreamingDecoder> decode_stream(bool keep_special) const override;
   std::optional<std::int64_t> find(std::string_view piece) const override;
   std::string piece(std::int64_t id) const override;
+  std::string bytes(std::int64_t id, TextPlace place) const override;
   bool is_special(std::int64_t id) const override;
   bool is_added(std::int64_t id) const override;
   const std::vector<std::int64_t>& begin_ids() const override { return parts_.begin_ids; }

@@ -54,6 +54,9 @@ class Tokenizer {
   std::int64_t token_id(std::string_view piece) const;
   // The piece of an id as the vocabulary writes it; empty where there is none.
   virtual std::string piece(std::int64_t id) const = 0;
+  // What decode() makes of an id (a special one is kept), byte for byte: possibly a part of a character. At kStart
+  // without the space that decode() takes off the beginning of a text.
+  virtual std::string bytes(std::int64_t id, TextPlace place) const = 0;
   virtual bool is_special(std::int64_t id) const = 0;
   // Whether the id is an added token's, special or not.
   virtual bool is_added(std::int64_t id) const = 0;
