@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
                    {"sft", run_sft},
                    {"grpo", run_grpo},
                    {"generate", run_generate},
-                   {"eval", run_eval}},
+                   {"eval", run_eval},
+                   {"export", run_export}},
                   argc, argv);
 }
