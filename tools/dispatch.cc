@@ -22,6 +22,7 @@ const std::vector<CommandInfo>& command_list() {
       {"eval", "score a model on a data set", Program::tensors},
       {"score", "score predictions, or the rewards of logged completions (--rollouts FILE), without a model",
        Program::light},
+      {"export", "write a model folder with adapters merged, in another dtype or in shards", Program::tensors},
       {"report", "write an HTML report of one or several runs", Program::pictures},
   };
   return kCommands;

@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
                    {"grpo", run_grpo},
                    {"generate", run_generate},
                    {"serve", run_serve},
-                   {"eval", run_eval}},
+                   {"eval", run_eval},
+                   {"export", run_export}},
                   argc, argv);
 }

@@ -174,6 +174,14 @@ const char* dtype_name(const std::string& tensor, at::ScalarType type) {
                 c10::toString(type));
 }
 
+at::ScalarType written_type(const at::Tensor& tensor, std::optional<at::ScalarType> dtype) {
+  return dtype && tensor.is_floating_point() ? *dtype : tensor.scalar_type();
+}
+
+std::uint64_t written_bytes(const at::Tensor& tensor, std::optional<at::ScalarType> dtype) {
+  return static_cast<std::uint64_t>(tensor.numel()) * c10::elementSize(written_type(tensor, dtype));
+}
+
 }  // namespace
 
 std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& file) {
@@ -217,16 +225,17 @@ std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& 
   return tensors;
 }
 
-void write_safetensors(const NamedTensors& tensors, const std::filesystem::path& file) {
+void write_safetensors(const NamedTensors& tensors, const std::filesystem::path& file,
+                       std::optional<at::ScalarType> dtype) {
   Json header = {{"__metadata__", {{"format", "pt"}}}};
   std::uint64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
     if (!tensor.defined()) throw_invalid("write_safetensors: tensor '{}' is undefined", name);
     if (header.contains(name)) throw_invalid("write_safetensors: two tensors are called '{}'", name);
-    const std::uint64_t end = offset + tensor.nbytes();
-    header[name] = {{"dtype", dtype_name(name, tensor.scalar_type())},
-                    {"shape", tensor.sizes().vec()},
-                    {"data_offsets", {offset, end}}};
+    const at::ScalarType type = written_type(tensor, dtype);
+    const std::uint64_t end = offset + written_bytes(tensor, dtype);
+    header[name] = {
+        {"dtype", dtype_name(name, type)}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump();
@@ -241,8 +250,12 @@ void write_safetensors(const NamedTensors& tensors, const std::filesystem::path&
     write_all(descriptor.get(), reinterpret_cast<const char*>(&length), kLengthBytes, file);
     write_all(descriptor.get(), text.data(), text.size(), file);
     for (const auto& [name, tensor] : tensors) {
-      const at::Tensor plain = tensor.detach().to(at::kCPU).contiguous();
+      const at::Tensor plain = tensor.detach().to(at::kCPU).to(written_type(tensor, dtype)).contiguous();
       if (plain.nbytes() == 0) continue;
+      if (plain.scalar_type() == at::kHalf && tensor.scalar_type() != at::kHalf &&
+          at::isinf(plain).any().item<bool>() && !at::isinf(tensor).any().item<bool>())
+        throw_failure("{}: the tensor '{}' holds numbers above 65504, the largest of float16; use bfloat16",
+                      file.string(), name);
       write_all(descriptor.get(), static_cast<const char*>(plain.const_data_ptr()), plain.nbytes(), file);
     }
     if (::fsync(descriptor.get()) != 0 || descriptor.close() != 0) {
@@ -259,7 +272,7 @@ void write_safetensors(const NamedTensors& tensors, const std::filesystem::path&
 void write_content(const FolderContent& content, const std::filesystem::path& folder) {
   for (const auto& [name, tensors] : content.tensors) {
     std::filesystem::create_directories((folder / name).parent_path());
-    write_safetensors(tensors, folder / name);
+    write_safetensors(tensors, folder / name, content.dtype);
   }
   for (const auto& [name, text] : content.texts) {
     std::filesystem::create_directories((folder / name).parent_path());
@@ -267,8 +280,39 @@ void write_content(const FolderContent& content, const std::filesystem::path& fo
   }
 }
 
+FolderContent split_weights(FolderContent content, std::int64_t max_bytes) {
+  if (max_bytes < 1) throw_invalid("files of weights need room for at least one byte, not {}", max_bytes);
+  const auto whole = content.tensors.find("model.safetensors");
+  if (whole == content.tensors.end()) throw_invalid("split_weights: there is no model.safetensors");
+  std::vector<NamedTensors> shards(1);
+  std::uint64_t total = 0, filled = 0;
+  std::int64_t parameters = 0;
+  for (auto& [name, tensor] : whole->second) {
+    const std::uint64_t bytes = written_bytes(tensor, content.dtype);
+    if (!shards.back().empty() && filled + bytes > static_cast<std::uint64_t>(max_bytes)) {
+      shards.emplace_back();
+      filled = 0;
+    }
+    filled += bytes;
+    total += bytes;
+    parameters += tensor.numel();
+    shards.back().emplace_back(name, tensor);
+  }
+  if (shards.size() == 1) return content;
+  content.tensors.erase(whole);
+  Json files = Json::object();
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const std::string file = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    for (const auto& [name, tensor] : shards[i]) files[name] = file;
+    content.tensors[file] = std::move(shards[i]);
+  }
+  const Json index = {{"metadata", {{"total_parameters", parameters}, {"total_size", total}}}, {"weight_map", files}};
+  content.texts["model.safetensors.index.json"] = index.dump(2) + "\n";
+  return content;
+}
+
 FolderContent copy_content(const FolderContent& content) {
-  FolderContent copy{{}, content.texts};
+  FolderContent copy{{}, content.texts, content.dtype};
   for (const auto& [file, tensors] : content.tensors) {
     NamedTensors& copies = copy.tensors[file];
     for (const auto& [name, tensor] : tensors)

@@ -130,15 +130,18 @@ class GraphConstraint final : public TokenConstraint {
   static constexpr std::int32_t kNone = -1, kUnknown = -2;
   static constexpr std::size_t kChunk = 1024, kMaxChunks = 4096;
   static constexpr std::size_t kMaxBytes = std::size_t{1} << 30;
+  static constexpr std::uint32_t kWorthALook = 4;  // nodes
 
   // Neither changes nor moves but for what is found out about it.
   struct DfaState {
+    enum class Loop : std::uint8_t { kUnknown, kNo, kYes };
     std::vector<Place> places;
     std::vector<std::int64_t> named;                          // tokens that the grammar names here
     std::unique_ptr<std::atomic<std::int32_t>[]> next;        // by byte class
     std::unique_ptr<std::atomic<std::int32_t>[]> next_named;  // for each of `named`
     mutable std::atomic<const Words*> mask{nullptr};
     bool accepts = false;
+    mutable Loop plain_loop = Loop::kUnknown;
   };
   struct Context {
     Graph::Node behind;
@@ -289,6 +292,20 @@ class GraphConstraint final : public TokenConstraint {
     return static_cast<std::int32_t>(i);
   }
 
+  // Whether every plain byte leads back to the state itself.
+  bool loops_on_plain(const DfaState& state, std::int32_t itself) const {
+    if (state.plain_loop == DfaState::Loop::kUnknown) {
+      state.plain_loop = DfaState::Loop::kYes;
+      for (int byte = 0; byte < 256; ++byte)
+        if (TokenTree::is_plain(static_cast<std::uint8_t>(byte)) &&
+            find_step(state, graph_.class_of(static_cast<std::uint8_t>(byte))) != itself) {
+          state.plain_loop = DfaState::Loop::kNo;
+          break;
+        }
+    }
+    return state.plain_loop == DfaState::Loop::kYes;
+  }
+
   Words find_allowed(std::int32_t from, bool first) const {
     Words words(static_cast<std::size_t>(num_words_));
     const TokenTree& tree = first ? tokens_.first_tree() : tokens_.tree();
@@ -303,8 +320,11 @@ class GraphConstraint final : public TokenConstraint {
         continue;
       }
       path[node.depth] = &chunks_[static_cast<std::size_t>(to) / kChunk][static_cast<std::size_t>(to) % kChunk];
-      for (std::uint32_t k = node.first; k < node.first + node.count; ++k) set_bit(words, tree.ids[k]);
-      ++i;
+      // Free text: what is made of letters needs no closer look.
+      const bool whole = node.plain && node.behind - i > kWorthALook && loops_on_plain(*path[node.depth], to);
+      const std::uint32_t end = whole ? tree.end_of(node) : node.first + node.count;
+      for (std::uint32_t k = node.first; k < end; ++k) set_bit(words, tree.ids[k]);
+      i = whole ? node.behind : i + 1;
     }
     for (const std::int64_t id : path[0]->named) set_bit(words, id);
     if (first)

@@ -40,14 +40,17 @@ TokenTree::TokenTree(const std::vector<std::string>& texts) {
     for (; open.size() > shared; open.pop_back()) nodes[open.back()].behind = static_cast<std::uint32_t>(nodes.size());
     for (std::size_t depth = shared; depth < text.size(); ++depth) {
       open.push_back(static_cast<std::uint32_t>(nodes.size()));
-      nodes.push_back({0, 0, 0, static_cast<std::uint16_t>(depth + 1), static_cast<std::uint8_t>(text[depth])});
+      nodes.push_back({0, static_cast<std::uint32_t>(i), 0, static_cast<std::uint16_t>(depth + 1),
+                       static_cast<std::uint8_t>(text[depth]), true});
     }
-    Node& last = nodes[open.back()];
-    if (last.count++ == 0) last.first = static_cast<std::uint32_t>(i);
+    ++nodes[open.back()].count;
     max_depth = std::max(max_depth, text.size());
     previous = text;
   }
   for (const std::uint32_t node : open) nodes[node].behind = static_cast<std::uint32_t>(nodes.size());
+  for (std::size_t i = nodes.size(); i-- > 0;)
+    for (std::size_t child = i + 1; child < nodes[i].behind; child = nodes[child].behind)
+      nodes[i].plain = nodes[i].plain && nodes[child].plain && is_plain(nodes[child].byte);
 }
 
 TokenTable::Texts TokenTable::texts_of(const Tokenizer& tokenizer, const std::vector<std::int64_t>& end_ids,

@@ -30,11 +30,20 @@ class TextsById {
 struct TokenTree {
   struct Node {
     std::uint32_t behind;  // the first node behind this one's own
-    std::uint32_t first;   // in `ids`, of the tokens that end here
-    std::uint32_t count;
-    std::uint16_t depth;  // bytes so far
+    std::uint32_t first;   // in `ids`, of the tokens that end here or behind
+    std::uint32_t count;   // of those that end here
+    std::uint16_t depth;   // bytes so far
     std::uint8_t byte;
+    bool plain;  // all that follows is made of plain bytes
   };
+  // Letters and spaces, which most of the tokens are made of.
+  static bool is_plain(std::uint8_t byte) {
+    return byte == ' ' || (byte >= 'A' && byte <= 'Z') || (byte >= 'a' && byte <= 'z');
+  }
+  // Where in `ids` the tokens of a node and of those behind it end.
+  std::uint32_t end_of(const Node& node) const {
+    return node.behind < nodes.size() ? nodes[node.behind].first : static_cast<std::uint32_t>(ids.size());
+  }
   explicit TokenTree(const std::vector<std::string>& texts);
 
   std::vector<Node> nodes;

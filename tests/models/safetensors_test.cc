@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "thinkvg/core/files.h"
+#include "thinkvg/core/json.h"
 
 namespace thinkvg::models {
 namespace {
@@ -129,6 +130,48 @@ TEST(Safetensors, AFailedWriteLeavesNothing) {
       },
       ThrowsMessage<std::invalid_argument>(HasSubstr("ComplexFloat")));
   EXPECT_FALSE(std::filesystem::exists(file_named("twice")));
+}
+
+TEST(Safetensors, AreConvertedWhileTheyAreWritten) {
+  const auto file = file_named("converted");
+  const at::Tensor small = at::arange(6, at::kFloat).view({2, 3}) / 7, ids = at::arange(3, at::kLong);
+  write_safetensors({{"small", small}, {"ids", ids}}, file, at::kBFloat16);
+  const auto read = read_safetensors(file);
+  EXPECT_TRUE(read.at("small").equal(small.to(at::kBFloat16)));
+  EXPECT_TRUE(read.at("ids").equal(ids));
+  EXPECT_THAT(
+      [&] {
+        write_safetensors({{"large", small * 1e6}}, file, at::kHalf);
+      },
+      ThrowsMessage<std::runtime_error>(HasSubstr("'large' holds numbers above 65504")));
+  EXPECT_TRUE(read_safetensors(file).contains("small"));  // the file that was there
+}
+
+TEST(Safetensors, WeightsAreSplitInOrder) {
+  FolderContent content;
+  content.texts["config.json"] = "{}";
+  content.tensors["model.safetensors"] = {
+      {"a", at::ones(10)}, {"b", at::ones(10)}, {"c", at::ones(100)}, {"d", at::ones(5)}, {"e", at::ones(15)}};
+  EXPECT_EQ(split_weights(content, 560).tensors.size(), 1u);
+  const FolderContent split = split_weights(content, 80);
+  EXPECT_EQ(split.texts.size(), 2u);
+  ASSERT_EQ(split.tensors.size(), 3u);
+  const auto names = [&](const char* file) {
+    std::string all;
+    for (const auto& [name, tensor] : split.tensors.at(file)) all += name;
+    return all;
+  };
+  EXPECT_EQ(names("model-00001-of-00003.safetensors"), "ab");
+  EXPECT_EQ(names("model-00002-of-00003.safetensors"), "c");
+  EXPECT_EQ(names("model-00003-of-00003.safetensors"), "de");
+  const Json index = Json::parse(split.texts.at("model.safetensors.index.json"));
+  EXPECT_EQ(index["metadata"]["total_size"], 560);
+  EXPECT_EQ(index["metadata"]["total_parameters"], 140);
+  EXPECT_EQ(index["weight_map"]["d"], "model-00003-of-00003.safetensors");
+  content.dtype = at::kHalf;
+  EXPECT_EQ(split_weights(content, 280).tensors.size(), 1u);
+  EXPECT_THROW(split_weights(content, 0), std::invalid_argument);
+  EXPECT_THROW(split_weights({}, 10), std::invalid_argument);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,17 +18,24 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& file);
 
 // Writes contiguous CPU copies of the tensors, atomically, with {"format": "pt"} as metadata (transformers asks for
-// it).
-void write_safetensors(const NamedTensors& tensors, const std::filesystem::path& file);
+// it). With `dtype` floating-point tensors are converted to it, one at a time; throws std::runtime_error naming a
+// tensor that holds a number too large for it.
+void write_safetensors(const NamedTensors& tensors, const std::filesystem::path& file,
+                       std::optional<at::ScalarType> dtype = {});
 
 // What a folder is to hold, by path inside it.
 struct FolderContent {
   std::map<std::string, NamedTensors> tensors;  // safetensors files
   std::map<std::string, std::string> texts;
+  std::optional<at::ScalarType> dtype = {};  // what floating-point tensors are converted to while they are written
 };
 // Writes it into an existing folder, each file atomically.
 void write_content(const FolderContent& content, const std::filesystem::path& folder);
-// The same with copies of the tensors on the CPU: what is written later, while the tensors change.
+// Splits model.safetensors, in the order of its tensors, into model-00001-of-0000N.safetensors, .. with at most
+// `max_bytes` of data each (a larger tensor has a file of its own) and model.safetensors.index.json, as transformers
+// does. What fits into one file stays as it is.
+FolderContent split_weights(FolderContent content, std::int64_t max_bytes);
+// The same content with copies of the tensors on the CPU: what is written later, while the tensors change.
 FolderContent copy_content(const FolderContent& content);
 
 }  // namespace thinkvg::models
