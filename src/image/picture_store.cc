@@ -26,12 +26,12 @@ PreparedPicture prepare_picture(std::string_view encoded, const std::string& nam
   const grounding::ImageSize target = rule.target(shown);
   Raster raster = options.reduced_jpeg ? decode_raster_reduced(encoded, name, target, options.read)
                                        : decode_raster(encoded, name, options.read);
-  return {apply_rule(std::move(raster), rule, shown), shown};
+  return {apply_rule(std::move(raster), rule, target), shown};
 }
 
-Raster apply_rule(Raster raster, const ResizeRule& rule, grounding::ImageSize shown) {
+Raster apply_rule(Raster raster, const ResizeRule& rule, grounding::ImageSize size) {
   if (rule.pad_to_square) raster = pad_to_square(std::move(raster), rule.colour);
-  Raster resized = resize(raster, rule.target(shown), rule.filter);
+  Raster resized = resize(raster, size, rule.filter);
   if (rule.crop.width == 0 || resized.size() == rule.crop) return resized;
   return cut_out(resized, center_crop(resized.size(), rule.crop));
 }

@@ -347,7 +347,8 @@ image::ResizeRule ImageProcessor::rule() const {
 ProcessedPicture ImageProcessor::process(const image::Picture& picture) const {
   image::Raster raster = image::to_raster(picture);
   const grounding::ImageSize original = raster.size();
-  return process_prepared({image::apply_rule(std::move(raster), rule(), original), original});
+  const image::ResizeRule how = rule();
+  return process_prepared({image::apply_rule(std::move(raster), how, how.target(original)), original});
 }
 
 ProcessedPicture ImageProcessor::process_prepared(const image::PreparedPicture& picture) const {

@@ -180,9 +180,11 @@ at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const { return 
 std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
   const Json config = read_config(folder);
   return blaming(folder, [&] {
+    const bool is_released = is_released_llava(config);
+    if (!is_released) family_of(config);  // before anything large is read
     std::map<std::string, at::Tensor> written = read_weights(folder);
     Json plain = config;
-    if (is_released_llava(config)) {
+    if (is_released) {
       LlavaImport import = import_released_llava(config, std::move(written), folder);
       plain = std::move(import.config);
       written = std::move(import.weights);

@@ -72,6 +72,73 @@ TEST(ImageProcessorParity, SizesEqualTransformers) {
   }
 }
 
+// CLIP's, LLaVA's, Gemma 3's and SigLIP's processors (torchvision back end), read from the files they write.
+TEST(ImageProcessorParity, SquarePixelsEqualTransformersToTheBit) {
+  const auto data = std::filesystem::path(THINKVG_TEST_DATA) / "square_processors";
+  const auto state = read_safetensors(data / "state.safetensors");
+  const Json cases = read_json_file(data / "cases.json");
+  ASSERT_EQ(cases.size(), 45u);
+  const auto folder = new_folder("square");
+  write_file_atomically(folder / "config.json", R"({"vision_config": {"patch_size": 4}})");
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    write_file_atomically(folder / "preprocessor_config.json", cases.at(i).dump());
+    ImageProcessor processor = ImageProcessor::load(folder);
+    const image::Picture picture = to_picture(state.at(std::to_string(i) + ":pixels"));
+    const at::Tensor wanted = state.at(std::to_string(i) + ":values");  // [3, 20, 20]
+    const at::Tensor rows = wanted.view({3, 5, 4, 5, 4}).permute({1, 3, 0, 2, 4}).reshape({25, 48});
+    for (int round = 0; round < 2; ++round) {
+      const ProcessedPicture got = processor.process(picture);
+      EXPECT_TRUE(got.patches.values.equal(rows))
+          << "case " << i << ", round " << round << ", " << picture.width << " x " << picture.height
+          << ": largest difference " << (got.patches.values - rows).abs().max().item<float>();
+      EXPECT_EQ(got.patches.grids, (std::vector<ImageGrid>{{1, 5, 5}}));
+      const image::PreparedPicture prepared =
+          image::prepare_picture(image::encode_png(picture), "x", processor.rule(), {});
+      EXPECT_TRUE(processor.process_prepared(prepared).patches.values.equal(rows)) << "case " << i;
+      processor.save(folder);  // and from what this library writes
+      processor = ImageProcessor::load(folder);
+    }
+  }
+}
+
+TEST(ImageProcessor, EachFamilyHasItsFrameOfBoxes) {
+  const auto frame_of = [](const std::string& config, const std::string& processor) {
+    const auto folder = new_folder("frames");
+    write_file_atomically(folder / "config.json", config);
+    write_file_atomically(folder / "preprocessor_config.json", processor);
+    return ImageProcessor::load(folder).frame({200, 100}).name();
+  };
+  const std::string tower = R"("vision_config": {"patch_size": 14})";
+  EXPECT_EQ(frame_of(R"({"model_type": "qwen2_5_vl"})", "{}"), "stretch-196x112");
+  EXPECT_EQ(frame_of(R"({"model_type": "qwen2_vl"})", "{}"), "thousand");
+  EXPECT_EQ(frame_of(R"({"model_type": "qwen3_vl"})", R"({"patch_size": 16, "pad_to_square": true})"),
+            "letterbox-1000");
+  EXPECT_EQ(frame_of(R"({"model_type": "gemma3", )" + tower + "}",
+                     R"({"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 896, "width": 896}})"),
+            "thousand");
+  EXPECT_EQ(frame_of(R"({"model_type": "llava", )" + tower + "}", R"({"size": 336, "crop_size": 336})"), "crop-336");
+  EXPECT_EQ(frame_of(R"({"model_type": "llava", )" + tower + "}", R"({"size": 336, "crop_size": 336, "do_pad": true})"),
+            "letterbox-336");
+}
+
+// LLaVA's own code has no file of its processor: CLIP's, padded with the mean colour.
+TEST(ImageProcessor, ReleasedLlavaPadsWithTheMeanColour) {
+  const auto folder = std::filesystem::path(THINKVG_TEST_DATA) / "llava_med";
+  const ImageProcessor padding = ImageProcessor::load(folder / "v1_5");
+  EXPECT_EQ(padding.frame({30, 20}).name(), "letterbox-12");
+  EXPECT_EQ(padding.grid({30, 20}), (ImageGrid{1, 3, 3}));
+  const ProcessedPicture got = padding.process({2, 12, std::vector<std::uint8_t>(72, 255)});
+  const at::Tensor corner = got.patches.values[0].view({3, 4, 4}).select(2, 0).select(1, 0);
+  EXPECT_LE((corner - at::tensor({122.0, 116.0, 104.0})
+                          .div(255)
+                          .sub(at::tensor({0.48145466, 0.4578275, 0.40821073}))
+                          .div(at::tensor({0.26862954, 0.26130258, 0.27577711})))
+                .abs()
+                .max()
+                .item<double>(),
+            1e-6);
+}
+
 // The resize of image/ against LibTorch's, which torchvision and with it transformers call.
 TEST(ImageProcessorParity, ResizeEqualsLibTorchToTheBit) {
   at::manual_seed(3);
@@ -82,13 +149,18 @@ TEST(ImageProcessorParity, ResizeEqualsLibTorchToTheBit) {
     const std::int64_t height = i < 60 ? row[0] : 1528, width = i < 60 ? row[1] : 1272 + i;
     const std::int64_t new_height = i < 60 ? row[2] : 28 * (i - 40), new_width = i < 60 ? row[3] : 28 * (i - 50);
     const at::Tensor pixels = at::randint(0, 256, {1, 3, height, width}, at::kByte);
-    const at::Tensor wanted = at::_upsample_bicubic2d_aa(pixels, {new_height, new_width}, false).contiguous();
     const auto* bytes = pixels.const_data_ptr<std::uint8_t>();
     const image::Raster raster{width, height, 3, {bytes, bytes + pixels.numel()}};
-    const image::Raster got = image::resize_bicubic(raster, {new_width, new_height});
-    ASSERT_EQ(got.pixels.size(), static_cast<std::size_t>(wanted.numel()));
-    EXPECT_TRUE(std::equal(got.pixels.begin(), got.pixels.end(), wanted.const_data_ptr<std::uint8_t>()))
-        << width << " x " << height << " to " << new_width << " x " << new_height;
+    for (const auto filter : {image::ResizeFilter::bicubic, image::ResizeFilter::bilinear}) {
+      const bool cubic = filter == image::ResizeFilter::bicubic;
+      const at::Tensor wanted = (cubic ? at::_upsample_bicubic2d_aa(pixels, {new_height, new_width}, false)
+                                       : at::_upsample_bilinear2d_aa(pixels, {new_height, new_width}, false))
+                                    .contiguous();
+      const image::Raster got = image::resize(raster, {new_width, new_height}, filter);
+      ASSERT_EQ(got.pixels.size(), static_cast<std::size_t>(wanted.numel()));
+      EXPECT_TRUE(std::equal(got.pixels.begin(), got.pixels.end(), wanted.const_data_ptr<std::uint8_t>()))
+          << width << " x " << height << " to " << new_width << " x " << new_height << (cubic ? ", bicubic" : "");
+    }
   }
 }
 

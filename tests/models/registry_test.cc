@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/models/qwen2_5_vl.h"
 #include "thinkvg/models/safetensors.h"

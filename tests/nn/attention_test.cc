@@ -45,6 +45,7 @@ at::Tensor written_out(const Inputs& in, const SequenceLayout& layout, bool caus
     }
     if (rule.image_blocks) {
       for (const SequenceLayout::Block& block : layout.images) {
+        if (block.start < start || block.start >= end) continue;
         const std::int64_t last = block.start + block.length;
         visible.slice(0, block.start, last).slice(1, block.start, last).fill_(true);
       }

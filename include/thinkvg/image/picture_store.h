@@ -35,8 +35,8 @@ struct ResizeRule {
   ResizeFilter filter = ResizeFilter::bicubic;
   grounding::ImageSize crop = {};  // 0 x 0: all of it
 };
-// `shown`: the picture's size where `raster` is not that of the file (decoded reduced).
-Raster apply_rule(Raster raster, const ResizeRule& rule, grounding::ImageSize shown);
+// `size`: what the rule's target() says of the picture; `raster` may be decoded smaller than that picture.
+Raster apply_rule(Raster raster, const ResizeRule& rule, grounding::ImageSize size);
 
 struct PictureStoreOptions {
   ReadOptions read;
