@@ -1,7 +1,6 @@
 #include "serve/chat_reply.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "thinkvg/core/manifest.h"
@@ -16,21 +15,9 @@ constexpr float kLeastLogprob = -9999.0f;
 CompletionText::CompletionText(const text::Tokenizer& tokenizer, const ChatRequest& request)
     : tokenizer_(tokenizer), wants_logprobs_(request.logprobs) {}
 
-// The text that the id adds behind the one before: a tokenizer may write a word's space only there.
-std::string CompletionText::token_text(std::int64_t id) const {
-  if (last_id_) {
-    const std::array<std::int64_t, 1> before = {*last_id_};
-    const std::array<std::int64_t, 2> both = {*last_id_, id};
-    const std::string first = tokenizer_.decode(before, true);
-    const std::string text = tokenizer_.decode(both, true);
-    if (text.starts_with(first)) return text.substr(first.size());
-  }
-  const std::array<std::int64_t, 1> alone = {id};
-  return tokenizer_.decode(alone, true);
-}
-
 Json CompletionText::entry(std::int64_t id, float logprob) const {
-  const std::string text = token_text(id);
+  // Possibly a part of a character: dump() then writes U+FFFD for the text, and the bytes say what it is.
+  const std::string text = tokenizer_.bytes(id, num_tokens_ > 1 ? text::TextPlace::kInside : text::TextPlace::kStart);
   Json bytes = Json::array();
   for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
   return {{"token", text}, {"logprob", std::max(logprob, kLeastLogprob)}, {"bytes", std::move(bytes)}};
@@ -43,7 +30,6 @@ void CompletionText::add(const ChatToken& token) {
     chosen["top_logprobs"] = Json::array();
     for (const auto& [id, logprob] : token.top) chosen["top_logprobs"].push_back(entry(id, logprob));
     logprobs_.push_back(std::move(chosen));
-    last_id_ = token.id;
   }
   text_ += token.text;
 }

@@ -39,7 +39,6 @@ class CompletionText {
   std::size_t num_sentences = 0;  // that a stream has told
 
  private:
-  std::string token_text(std::int64_t id) const;
   Json entry(std::int64_t id, float logprob) const;
 
   const text::Tokenizer& tokenizer_;
@@ -47,7 +46,6 @@ class CompletionText {
   std::string text_;
   std::size_t taken_ = 0;
   std::vector<Json> logprobs_;  // not taken yet
-  std::optional<std::int64_t> last_id_;
   std::int64_t num_tokens_ = 0;
   std::optional<ChatFinish> finish_;
 };

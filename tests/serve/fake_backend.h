@@ -33,6 +33,7 @@ class ByteTokenizer final : public text::Tokenizer {
   std::unique_ptr<text::StreamingDecoder> decode_stream(bool) const override { return nullptr; }
   std::optional<std::int64_t> find(std::string_view) const override { return std::nullopt; }
   std::string piece(std::int64_t id) const override { return decode(std::vector<std::int64_t>{id}, true); }
+  std::string bytes(std::int64_t id, text::TextPlace) const override { return piece(id); }
   bool is_special(std::int64_t id) const override { return id == kEnd; }
   bool is_added(std::int64_t id) const override { return id == kEnd; }
   const std::vector<std::int64_t>& begin_ids() const override { return none_; }
