@@ -120,6 +120,7 @@ struct Monitor::State {
   Clock::time_point neighbour_since = Clock::now(), previous_round = Clock::now();
   std::vector<Sign> signs_at_break;
   bool heard = false, counted_out = false, called_stuck = false;
+  bool done = false;  // it needs the store no more
 };
 
 std::vector<Sign> Monitor::State::all_signs() {
@@ -262,12 +263,19 @@ void Monitor::State::round() {
     watch_lateness();
     watch_connection();
   }
+  // Rank 0, which takes the store with it, goes when no other asks it any more.
+  bool all_gone = out >= place.size;
+  if (all_gone && !done) {
+    done = true;
+    store->add("gone", 1);
+  }
+  if (all_gone && place.rank == 0) all_gone = store->add("gone", 0) >= place.size;
   bool call_stuck = false;
   std::string why;
   {
     const std::lock_guard lock(mutex);
     of_main = Sign::from_text(text_of(signs[1]));
-    all_left = out >= place.size;
+    all_left = all_gone;
     num_heard = hearing;
     last_round = Clock::now();
     changed.notify_all();
@@ -308,7 +316,7 @@ void Monitor::State::work() {
       lock.lock();
     }
     if (!have_store && (noticed || leaving || stop)) break;
-    if (stop) break;
+    if (stop || all_left) break;
     const bool hurry = leaving || !outgoing.empty();
     changed.wait_for(lock, Seconds(hurry ? 0.02 : interval), [&] {
       if (stop) return true;

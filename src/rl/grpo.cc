@@ -177,7 +177,7 @@ class GrpoTrainer {
     run_.open_logs(step_);
     train::require_equal_parameters(group_, trained_.parameters());
     if (step_ > 0 && group_.is_main()) watch_ = rewards::watch_run(run_.path());
-    if (options.watch_every > 0)
+    if (options.watch_every > 0 && group_.is_main())
       watched_ = watched_samples(*dataset_, options.watched_questions, static_cast<std::uint64_t>(options.seed));
     for (std::size_t k = 0; k < rewards_.size(); ++k)
       if (rewards_.name(k) == options.dynamic_sampling_reward) filter_reward_ = static_cast<std::int64_t>(k);
@@ -828,8 +828,8 @@ class GrpoTrainer {
   }
 
   void log(const Json& metrics) {
-    run_.log(metrics);
     if (!group_.is_main()) return;
+    run_.log(metrics);
     for (const rewards::RunWarning& warning : watch_.add_step(metrics))
       spdlog::warn("step {}: {}", step_, warning.text);
   }
@@ -851,6 +851,7 @@ class GrpoTrainer {
   }
 
   void log_samples(const std::vector<Group>& groups) {
+    if (!group_.is_main()) return;
     std::int64_t left = options_.samples_per_step;
     for (const Group& group : groups) {
       for (std::size_t g = 0; g < group.completions.size() && left > 0; ++g, --left) {
@@ -864,7 +865,8 @@ class GrpoTrainer {
 
   // The same few questions, answered by the present weights with the likeliest tokens.
   void log_watched() {
-    if (watched_.empty() || !group_.is_main()) return;
+    if (watched_.empty()) return;
+    group_.set_phase("watched questions", step_);
     std::vector<generation::Question> questions = builder_.build(watched_);
     generation::SamplingOptions sampling = options_.sampling;
     sampling.temperature = 0;

@@ -32,7 +32,7 @@ struct ScoredCompletion {
 
 // A question with all of its completions: what an update pass shares the prompt of.
 struct Group {
-  std::int64_t place = 0;  // in the step's questions, over all processes
+  std::int64_t place = 0;  // in the order of the run's questions, over all processes
   std::int64_t index = 0;  // row of the data set
   std::shared_ptr<const generation::Question> question;
   std::vector<generation::Completion> drawn;

@@ -31,7 +31,7 @@ class TwoHosts {
     return "ip netns exec " + tag_ + std::string(1, host) + " " + command;
   }
   std::string unplug() const { return on('a', "ip link set " + tag_ + "x down"); }
-  // Two processes on each; `meanwhile` runs beside them.
+  // Two processes on each; `meanwhile` runs beside them, in the folder where each leaves started-RANK.
   WorkersResult run(const std::string& mode, const Json& settings, const std::string& meanwhile) const {
     const test::TemporaryFolder folder;
     write_file_atomically(folder / "settings.json", settings.dump());
@@ -41,7 +41,7 @@ class TwoHosts {
                                           std::to_string(rank) + " LOCAL_RANK=" + std::to_string(rank % 2) + " " +
                                           THINKVG_DIST_WORKER + " " + mode + " " + folder.path().string()) +
              " & ";
-    test::run_shell(all + meanwhile + "; wait");
+    test::run_shell("cd " + folder.path().string() + "; " + all + meanwhile + "; wait");
     WorkersResult result;
     for (int rank = 0; rank < 4; ++rank) {
       const auto file = folder / ("rank-" + std::to_string(rank) + ".json");
@@ -67,7 +67,8 @@ TEST(TwoHostsDist, ALostHostEndsTheJob) {
   if (!hosts.problem().empty()) GTEST_SKIP() << "no network namespaces here: " << hosts.problem();
   const Json settings = {
       {"fault", "none"}, {"rank", 0}, {"num_steps", 2000}, {"dist", {{"heartbeat_timeout", 2.0}, {"timeout", 4.0}}}};
-  const WorkersResult result = hosts.run("steps", settings, "sleep 5; " + hosts.unplug());
+  const WorkersResult result =
+      hosts.run("steps", settings, "until [ -e started-0 -a -e started-3 ]; do sleep 0.2; done; " + hosts.unplug());
   for (std::size_t rank = 0; rank < 4; ++rank) {
     EXPECT_THAT(result.error(rank), AnyOf(HasSubstr(rank < 2 ? "rank 2 on " : "rank 0 on "), HasSubstr("rank 3 on ")));
     if (result.ranks[rank].is_object()) EXPECT_LT(result.ranks[rank].value("seconds", 1e9), 40);

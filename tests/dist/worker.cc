@@ -74,12 +74,13 @@ Json run_collectives(dist::ProcessGroup& group) {
 }
 
 // Small steps, until one rank does something wrong in step 3.
-void run_steps(dist::ProcessGroup& group, const Json& settings) {
+void run_steps(dist::ProcessGroup& group, const Json& settings, const std::filesystem::path& marker) {
   const auto rank = settings.at("rank").get<std::int64_t>();
   const auto fault = settings.at("fault").get<std::string>();
   const bool mine = group.rank() == rank;
   for (std::int64_t step = 1; step <= settings.value("num_steps", std::int64_t{200}); ++step) {
     group.set_phase("work", step);
+    if (step == 3) write_file_atomically(marker, "");
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     at::Tensor tensor = at::ones({4});
     std::string name = "result";
@@ -161,7 +162,7 @@ int main(int argc, char** argv) {
     try {
       if (mode == "collectives") result = run_collectives(group);
       if (mode == "optimizer") result = run_optimizer(group);
-      if (mode == "steps") run_steps(group, settings);
+      if (mode == "steps") run_steps(group, settings, folder / fmt::format("started-{}", environment.rank));
       if (mode == "sft") train::run_sft(options_of<train::SftOptions>(settings), group);
       if (mode == "grpo") rl::run_grpo(options_of<rl::GrpoOptions>(settings), group);
       if (mode == "eval") eval::evaluate(options_of<eval::EvalOptions>(settings), group);
