@@ -27,6 +27,7 @@ int run_sft(const Arguments& arguments);
 int run_grpo(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
+int run_serve(const Arguments& arguments);
 
 // Shared by the three programs: looks the command up, runs it, and turns exceptions into one message on stderr and
 // exit code 2 (wrong use) or 1 (failure).

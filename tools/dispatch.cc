@@ -18,6 +18,7 @@ const std::vector<CommandInfo>& command_list() {
       {"sft", "supervised fine-tuning", Program::tensors},
       {"grpo", "reinforcement with verifiable grounding and answer rewards", Program::tensors},
       {"generate", "ask a model about a picture", Program::tensors},
+      {"serve", "serve a model: an OpenAI-compatible API, and a page to ask on", Program::tensors},
       {"eval", "score a model on a data set", Program::tensors},
       {"score", "score predictions, or the rewards of logged completions (--rollouts FILE), without a model",
        Program::light},

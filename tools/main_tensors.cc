@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
                    {"sft", run_sft},
                    {"grpo", run_grpo},
                    {"generate", run_generate},
+                   {"serve", run_serve},
                    {"eval", run_eval}},
                   argc, argv);
 }
