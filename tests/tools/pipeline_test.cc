@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <fstream>
 #include <random>
 
@@ -363,6 +364,62 @@ TEST_F(PipelineEndToEnd, AnswersAQuestionAboutAPicture) {
   const ProcessResult again = run({"generate", "--model", path("sft"), "--image", picture, "--question",
                                    "Where is the nodule?", "--json", "--max_new_tokens", "30"});
   EXPECT_EQ(Json::parse(again.out)["ids"], document["ids"]);
+}
+
+TEST_F(PipelineEndToEnd, AnswersADataSetAndGoesOnWhereItStopped) {
+  const std::vector<std::string> ask = {"generate",
+                                        "--model",
+                                        path("sft"),
+                                        "--data",
+                                        path("phantom/data/test.parquet"),
+                                        "--images",
+                                        path("phantom/files"),
+                                        "--data.limit",
+                                        "6",
+                                        "--max_new_tokens",
+                                        "20",
+                                        "--out",
+                                        path("answers.jsonl"),
+                                        "--overlay",
+                                        path("overlays")};
+  expect_done(run(ask));
+  const std::string whole = read_file(path("answers.jsonl"));
+  EXPECT_EQ(std::count(whole.begin(), whole.end(), '\n'), 6);
+  const Json line = Json::parse(whole.substr(0, whole.find('\n')));
+  for (const char* name : {"id", "question", "response", "frame", "answer", "boxes", "boxes_frame", "sentences"})
+    EXPECT_TRUE(line.contains(name)) << name;
+  EXPECT_FALSE(std::filesystem::is_empty(path("overlays")));
+  expect_failure(run(ask), 1, {"answers.jsonl", "--resume"});
+  // Killed in the middle of a line: what was whole is kept, the rest comes again, the same.
+  std::ofstream(path("answers.jsonl")) << whole.substr(0, whole.size() * 2 / 3);
+  std::vector<std::string> again = ask;
+  again.push_back("--resume");
+  expect_done(run(again));
+  EXPECT_EQ(read_file(path("answers.jsonl")), whole);
+  expect_done(run({"score", "--predictions", path("answers.jsonl"), "--data", path("phantom/data/test.parquet"),
+                   "--data.limit", "6", "--json"}));
+}
+
+TEST_F(PipelineEndToEnd, ServesUntilItIsToldToStop) {
+  const std::string script = std::string(THINKVG_PROGRAM) + " serve --model " + path("sft") + " --port 0 2>" +
+                             path("serve.log") + R"( & pid=$!
+for i in $(seq 600); do
+  port=$(sed -n 's|.*http://127.0.0.1:\([0-9]*\).*|\1|p' )" +
+                             path("serve.log") + R"()
+  [ -n "$port" ] && break
+  sleep 0.1
+done
+exec 3<>/dev/tcp/127.0.0.1/$port
+body='{"messages":[{"role":"user","content":"Where?"}],"max_tokens":4}'
+printf 'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s' ${#body} "$body" >&3
+cat <&3
+kill -TERM $pid
+wait $pid
+echo "exit $?")";
+  const ProcessResult result = test::run_process({"bash", "-c", script});
+  EXPECT_THAT(result.out, HasSubstr("200 OK")) << read_file(path("serve.log"));
+  EXPECT_THAT(result.out, HasSubstr("\"finish_reason\""));
+  EXPECT_THAT(result.out, HasSubstr("\nexit 0\n")) << read_file(path("serve.log"));
 }
 
 TEST_F(PipelineEndToEnd, TrainingTwiceGivesTheSameWeights) {
