@@ -185,6 +185,8 @@ def run_case(case, processor):
         trainer = GivenTrainer(model, [reward(0), reward(1)], args=config, train_dataset=data,
                                processing_class=processor, callbacks=[keep])
         if trainer.ref_model is not None:
+            # TRL loads it anew, in a type of its own choosing: the policy's weights as they are.
+            trainer.ref_model.float().load_state_dict(model.state_dict())
             with torch.no_grad():
                 for parameter in trainer.ref_model.parameters():
                     parameter.mul_(REFERENCE_SCALE)
