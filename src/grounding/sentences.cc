@@ -7,7 +7,7 @@
 namespace thinkvg::grounding {
 namespace {
 
-constexpr std::string_view kSpaces = " \t\r\n\f\v";
+constexpr std::string_view kBlanks = " \t\r\n\f\v";
 constexpr std::string_view kOpen = "<think>";
 constexpr std::string_view kClose = "</think>";
 
@@ -32,7 +32,7 @@ Range reasoning(std::string_view text) {
   return range;
 }
 
-bool is_space(char c) { return kSpaces.find(c) != std::string_view::npos; }
+bool is_space(char c) { return kBlanks.find(c) != std::string_view::npos; }
 
 }  // namespace
 

@@ -11,7 +11,7 @@
 namespace thinkvg::text {
 namespace {
 
-constexpr int kMaxNesting = 250;
+constexpr int kMaxPatternNesting = 250;
 constexpr std::int64_t kMaxCount = 100'000;
 constexpr std::int64_t kNoMaximum = -1;
 
@@ -82,7 +82,7 @@ class RegexReader {
   }
 
   Part read_choice(int nesting) {
-    if (nesting > kMaxNesting) fail(fmt::format("groups go deeper than {}", kMaxNesting));
+    if (nesting > kMaxPatternNesting) fail(fmt::format("groups go deeper than {}", kMaxNesting));
     Part choice{.kind = Part::Kind::kChoice};
     do choice.parts.push_back(read_sequence(nesting));
     while (take(U"|"));
