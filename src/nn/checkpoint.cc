@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "nn/inference.h"
 #include "thinkvg/nn/adapter.h"
 #include "thinkvg/nn/layers.h"
 
@@ -29,6 +30,7 @@ class CheckpointFunction : public torch::autograd::Function<CheckpointFunction> 
     saved.insert(saved.end(), parameters.begin(), parameters.end());
     context->save_for_backward(std::move(saved));
     context->saved_data["recipe"] = c10::IValue::make_capsule(recipe);
+    const RepeatedPass repeated;
     return recipe->block(input);
   }
 

@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include "nn/cpu/layers.h"
+#include "nn/inference.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/nn/linear.h"
 
@@ -84,7 +85,7 @@ at::Tensor RmsNorm::forward(const at::Tensor& input) const {
   if (input.size(-1) != weight.size(0)) {
     throw_invalid("norm: expected rows of width {}, got {}", weight.size(0), input.size(-1));
   }
-  if (!at::GradMode::is_enabled() && !centred_ && has_cpu_rows(input) && input.scalar_type() == weight.scalar_type())
+  if (is_inference() && !centred_ && has_cpu_rows(input) && input.scalar_type() == weight.scalar_type())
     return cpu_rms_norm_rows(input, weight, eps_);
   if (has_cpu_layers(input) && has_cpu_layers(weight)) return cpu_rms_norm(input, centred_ ? weight + 1 : weight, eps_);
   if (!centred_) return at::rms_norm(input, weight.sizes(), weight, eps_);

@@ -7,6 +7,7 @@
 
 #include "nn/cpu/layer_kernel.h"
 #include "nn/cpu/linear_kernel.h"
+#include "nn/inference.h"
 #include "thinkvg/nn/exact.h"
 #include "thinkvg/nn/workers.h"
 
@@ -29,7 +30,7 @@ bool takes_rows(const at::Tensor& input, const at::Tensor& weight, const at::Ten
   if (weight.dim() != 2 || input.dim() < 1 || input.size(-1) != weight.size(1) || input.numel() == 0) return false;
   if (!is_dense(weight) || !is_dense(bias)) return false;
   if (exact_forward() && type == at::kFloat) return true;
-  return !at::GradMode::is_enabled() && input.numel() <= kFewRows * weight.size(1);
+  return is_inference() && input.numel() <= kFewRows * weight.size(1);
 }
 
 // A layer's input as dense rows of fp32.
@@ -164,7 +165,7 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::T
     const at::Tensor output = at::linear(input, weight, where_defined(bias));
     return residual.defined() ? residual + output : output;
   }
-  if (!at::GradMode::is_enabled() && (!residual.defined() || residual.scalar_type() == input.scalar_type()))
+  if (is_inference() && (!residual.defined() || residual.scalar_type() == input.scalar_type()))
     return row_linear(input, {weight, bias}, residual);
   const at::Tensor output = RowLinear::apply(input, weight, where_defined(bias));
   return residual.defined() ? residual + output : output;
@@ -173,7 +174,7 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::T
 std::vector<at::Tensor> linears(const at::Tensor& input, std::span<const LinearWeights> parts) {
   std::vector<at::Tensor> outputs;
   const bool by_rows =
-      !at::GradMode::is_enabled() && std::all_of(parts.begin(), parts.end(), [&](const LinearWeights& part) {
+      is_inference() && std::all_of(parts.begin(), parts.end(), [&](const LinearWeights& part) {
         return takes_rows(input, part.weight, part.bias);
       });
   if (!by_rows) {
@@ -200,7 +201,7 @@ std::vector<at::Tensor> linears(const at::Tensor& input, std::span<const LinearW
 }
 
 bool has_gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up) {
-  return !at::GradMode::is_enabled() && takes_rows(input, gate.weight, gate.bias) &&
+  return is_inference() && takes_rows(input, gate.weight, gate.bias) &&
          takes_rows(input, up.weight, up.bias);
 }
 

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "nn/inference.h"
 #include "thinkvg/core/error.h"
 
 namespace thinkvg::nn {
@@ -147,7 +148,7 @@ at::Tensor rotate(const at::Tensor& x, const RotaryTable& table) {
     throw_invalid("rotary embedding: a table [{}] does not fit [{}]; expected [T, K/2] for [T, H, K]",
                   fmt::join(table.cos.sizes(), ", "), fmt::join(x.sizes(), ", "));
   }
-  if (x.is_cpu() && !at::GradMode::is_enabled()) return rotate_on_cpu(x, table.cos, table.sin, 1);
+  if (x.is_cpu() && is_inference()) return rotate_on_cpu(x, table.cos, table.sin, 1);
   if (x.is_cpu()) return CpuRotation::apply(x, table.cos, table.sin);
   const at::Tensor cos = table.cos.unsqueeze(1);
   const at::Tensor sin = table.sin.unsqueeze(1);

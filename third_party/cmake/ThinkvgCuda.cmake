@@ -33,6 +33,6 @@ set_target_properties(thinkvg_cuda PROPERTIES
   CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden
   CUDA_RUNTIME_LIBRARY Shared  # LibTorch's own runtime: one in the process
   LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib" SKIP_BUILD_RPATH ON INSTALL_RPATH "")
-target_link_libraries(thinkvg_cuda PRIVATE LibTorch::C10Cuda CUDA::cudart)
+target_link_libraries(thinkvg_cuda PRIVATE LibTorch::C10Cuda "${LibTorch_CUDA_LIBRARY}" CUDA::cudart)
 install(TARGETS thinkvg_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 set(THINKVG_HAS_CUDA ON)
