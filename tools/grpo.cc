@@ -2,6 +2,7 @@
 
 #include "thinkvg/core/interrupt.h"
 #include "tools/commands.h"
+#include "tools/scorer.h"
 
 namespace thinkvg::tools {
 
@@ -14,7 +15,7 @@ int run_grpo(const Arguments& arguments) {
   require_setting("grpo", "images", options.images, "ROOT");
   require_setting("grpo", "out", options.out, "DIR");
   const InterruptGuard guard;
-  rl::run_grpo(options);
+  rl::run_grpo(options, make_scorer());
   return 0;
 }
 

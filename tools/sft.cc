@@ -2,6 +2,7 @@
 
 #include "thinkvg/core/interrupt.h"
 #include "tools/commands.h"
+#include "tools/scorer.h"
 
 namespace thinkvg::tools {
 
@@ -13,7 +14,7 @@ int run_sft(const Arguments& arguments) {
   require_setting("sft", "images", options.images, "ROOT");
   require_setting("sft", "out", options.out, "DIR");
   const InterruptGuard guard;
-  train::run_sft(options);
+  train::run_sft(options, make_scorer());
   return 0;
 }
 

@@ -11,6 +11,7 @@
 #include "thinkvg/core/random.h"
 #include "thinkvg/models/qwen2_5_vl.h"
 #include "thinkvg/models/safetensors.h"
+#include "thinkvg/models/skeleton.h"
 #include "thinkvg/models/vision_language_model.h"
 
 namespace thinkvg::models {
@@ -169,6 +170,11 @@ std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
     fill_parameters(*model, std::move(weights), folder);
     return model;
   });
+}
+
+std::shared_ptr<VisionLanguageModel> make_empty(const std::filesystem::path& folder) {
+  const Json config = read_config(folder);
+  return blaming(folder, [&] { return family_of(config).make(config); });
 }
 
 std::shared_ptr<VisionLanguageModel> create(const Json& config, std::uint64_t seed) {

@@ -22,6 +22,7 @@
 #include "thinkvg/rl/local_judge.h"
 #include "thinkvg/rl/policy_loss.h"
 #include "thinkvg/train/example.h"
+#include "thinkvg/train/out_of_memory.h"
 #include "thinkvg/train/profile.h"
 #include "thinkvg/train/run_folder.h"
 
@@ -173,7 +174,7 @@ struct UpdateMetrics {
 
 class GrpoTrainer {
  public:
-  explicit GrpoTrainer(const GrpoOptions& options)
+  GrpoTrainer(const GrpoOptions& options, const train::Scorer& scorer)
       : options_(options),
         dataset_(train::open_training_data(options.data, options.images)),
         rewards_(options.rewards, reward_options(options), reward_resources(options.engine)),
@@ -188,6 +189,8 @@ class GrpoTrainer {
                   options.images,
                   trained_.fixed_features(),
                   {options.run.picture_cache_mb << 20, at::get_num_threads(), options.run.pictures}}),
+        validation_(options.eval, {trained_.bundle(), run_.path(), options.images, options.prompt, true, 0,
+                                   trained_.fixed_features(), options.run, scorer}),
         profile_(options.run.profile_steps, run_.path() / "profile.json"),
         device_(trained_.model().output_weight().device()) {
     loss_options_.type = parse_loss_type(options.loss_type);
@@ -222,6 +225,7 @@ class GrpoTrainer {
       step_ = state.step;
       num_nonfinite_ = state.extra.value("num_nonfinite", std::int64_t{0});
       next_prompt_ = state.extra.value("next_prompt", std::int64_t{0});
+      validation_.load_state(state.extra.value("best", Json()));
       if (options.sync_ref_model) read_reference(checkpoint_ / kReference);
       spdlog::info("resuming from {}", checkpoint_.string());
     }
@@ -241,15 +245,25 @@ class GrpoTrainer {
                  format_count(steps), options_.prompts_per_step, options_.group_size, at::get_num_threads());
     Progress progress("grpo", steps, step_);
     const auto start = Clock::now();
+    std::string eval_summary;
     while (step_ < steps) {
       profile_.begin_step();
-      const Json metrics = step();
+      Json metrics = step();
       profile_.end_step();
-      if (step_ % options_.run.log_every == 0 || step_ == steps) run_.log(metrics);
-      progress.update(step_, fmt::format("reward {:.3f}, {} tokens/s", metrics.at("reward").get<double>(),
-                                         format_count(metrics.at("tokens_per_second").get<std::int64_t>())));
+      bool save_now = step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0);
+      const bool evaluates = validation_.due(step_, steps);
+      if (evaluates) {
+        const train::Validation::Result evaluation = validation_.evaluate(step_);
+        metrics.update(evaluation.metrics);
+        eval_summary = ", " + evaluation.summary;
+        save_now |= evaluation.is_best;
+      }
+      if (evaluates || step_ % options_.run.log_every == 0 || step_ == steps) run_.log(metrics);
+      progress.update(step_,
+                      fmt::format("reward {:.3f}, {} tokens/s{}", metrics.at("reward").get<double>(),
+                                  format_count(metrics.at("tokens_per_second").get<std::int64_t>()), eval_summary));
       const bool stop = interrupt_requested();
-      if (stop || step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0)) save();
+      if (stop || save_now) save();
       if (stop && step_ < steps) {
         run_.finish();
         progress.finish();
@@ -272,8 +286,9 @@ class GrpoTrainer {
     if (options_.sync_ref_model)
       for (const auto& item : reference_->named_parameters())
         content.tensors[kReference].emplace_back(item.key(), item.value());
-    run_.save_checkpoint(content, optimizer_,
-                         {step_, {{"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}}});
+    const Json extra = {
+        {"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}, {"best", validation_.state()}};
+    run_.save_checkpoint(content, optimizer_, {step_, extra, validation_.best_step()});
   }
 
   void read_reference(const std::filesystem::path& file) {
@@ -726,6 +741,7 @@ class GrpoTrainer {
   train::TrainedModel trained_;
   train::AdamW optimizer_;
   generation::QuestionBuilder builder_;
+  train::Validation validation_;
   train::StepProfile profile_;
   at::Device device_;
   PolicyLossOptions loss_options_;
@@ -740,29 +756,10 @@ class GrpoTrainer {
 
 }  // namespace
 
-void run_grpo(const GrpoOptions& options) {
-  if (options.prompts_per_step < 1 || options.group_size < 2)
-    throw_invalid("prompts_per_step must be at least 1 and group_size at least 2, but they are {} and {}",
-                  options.prompts_per_step, options.group_size);
-  if (options.updates_per_rollout < 1) throw_invalid("updates_per_rollout must be at least 1");
-  if (options.multi_objective_aggregation != "sum_then_normalize" &&
-      options.multi_objective_aggregation != "normalize_then_sum")
-    throw_invalid("multi_objective_aggregation must be sum_then_normalize or normalize_then_sum, but is '{}'",
-                  options.multi_objective_aggregation);
-  if (options.kl_in_reward && options.multi_objective_aggregation == "normalize_then_sum")
-    throw_invalid("kl_in_reward needs multi_objective_aggregation=sum_then_normalize: it is taken off the sum");
-  if (!(options.top_entropy_quantile >= 0 && options.top_entropy_quantile <= 1))
-    throw_invalid("top_entropy_quantile must be in [0, 1], but is {}", options.top_entropy_quantile);
-  if (options.max_refill < 0) throw_invalid("max_refill must be 0 or more, but is {}", options.max_refill);
-  if (options.sync_ref_model && options.ref_model_sync_steps < 1)
-    throw_invalid("ref_model_sync_steps must be at least 1, but is {}", options.ref_model_sync_steps);
-  if (options.run.steps < 1) throw_invalid("nothing to do: give run.steps");
-  options.sampling.check();
-  options.run.check();
-  if (options.sampling.temperature == 0)
-    throw_invalid("sampling.temperature must be above 0: equal completions have no advantage");
+void run_grpo(const GrpoOptions& options, const train::Scorer& scorer) {
+  options.check();
   if (options.run.num_threads > 0) at::set_num_threads(static_cast<int>(options.run.num_threads));
-  GrpoTrainer(options).run();
+  train::explaining_memory(memory_levers(options), [&] { GrpoTrainer(options, scorer).run(); });
 }
 
 }  // namespace thinkvg::rl

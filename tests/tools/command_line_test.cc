@@ -27,7 +27,7 @@ TEST(CommandLine, HelpListsEveryCommand) {
     EXPECT_EQ(result.exit_code, 0);
     EXPECT_EQ(result.err, "");
     for (const char* command :
-         {"phantom", "inspect", "init", "warmup", "sft", "grpo", "generate", "eval", "score", "report"})
+         {"phantom", "inspect", "init", "warmup", "check", "sft", "grpo", "generate", "eval", "score", "report"})
       EXPECT_THAT(result.out, HasSubstr(std::string("\n  ") + command + " "));
   }
 }

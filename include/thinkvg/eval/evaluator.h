@@ -83,4 +83,8 @@ Evaluation evaluate(const EvalOptions& options, const Judge& judge = {}, const s
 Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge = {},
                     const std::string& judge_name = "");
 
+// The same with questions at hand, whose pictures are below options.images; options.data, options.limit and
+// options.fuse_readers are not used.
+Evaluation evaluate(const models::ModelBundle& bundle, const data::Dataset& questions, const EvalOptions& options);
+
 }  // namespace thinkvg::eval

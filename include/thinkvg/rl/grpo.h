@@ -7,8 +7,10 @@
 #include "thinkvg/generation/rollout_engine.h"
 #include "thinkvg/rewards/reward.h"
 #include "thinkvg/text/chat.h"
+#include "thinkvg/train/memory_plan.h"
 #include "thinkvg/train/options.h"
 #include "thinkvg/train/trained_model.h"
+#include "thinkvg/train/validation.h"
 
 namespace thinkvg::rl {
 
@@ -56,6 +58,7 @@ struct GrpoOptions {
   generation::EngineOptions engine;
   text::PromptOptions prompt;
   train::OptimizerOptions optimizer{.lr = 1e-6, .schedule = "constant"};
+  train::ValidationOptions eval;
   train::RunOptions run;
 
   void visit(SettingsVisitor& v) {
@@ -118,13 +121,19 @@ struct GrpoOptions {
     v.section("engine", engine, "The rollout engine.");
     v.section("prompt", prompt, "How a question is put.");
     v.section("optimizer", optimizer, "How weights are updated.");
+    v.section("eval", eval, "Evaluation while training.");
     v.section("run", run, "Length, memory, checkpoints.");
   }
+  // Throws std::invalid_argument naming the setting.
+  void check() const;
 };
 
 // Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300) on a run folder: sample G completions a question
 // from the present weights, reward them by rule, update. Metrics go to metrics.jsonl under TRL's names, completions
-// with their rewards and reasons to samples/completions.jsonl. Throws as train::run_sft.
-void run_grpo(const GrpoOptions& options);
+// with their rewards and reasons to samples/completions.jsonl. `scorer` and exceptions as in
+// train::run_sft.
+void run_grpo(const GrpoOptions& options, const train::Scorer& scorer = {});
+
+train::MemoryLevers memory_levers(const GrpoOptions& options);
 
 }  // namespace thinkvg::rl
