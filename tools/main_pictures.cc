@@ -2,7 +2,5 @@
 
 int main(int argc, char** argv) {
   using namespace thinkvg::tools;
-  return dispatch(
-      {{"phantom", run_phantom}, {"inspect", run_inspect}, {"report", run_report}, {"check", run_check_settings}}, argc,
-      argv);
+  return dispatch({{"phantom", run_phantom}, {"inspect", run_inspect}, {"report", run_report}}, argc, argv);
 }
