@@ -22,7 +22,7 @@ const std::vector<CommandInfo>& command_list() {
       {"init", "make a new small model with its tokenizer", Program::tensors},
       {"warmup", "teach a new vision tower what is where, from region labels", Program::tensors},
       {"check", "what a run of sft or grpo would do: settings, data, an example, parameters, memory",
-       Program::pictures},
+       Program::light},
       {"sft", "supervised fine-tuning", Program::tensors},
       {"grpo", "reinforcement with verifiable grounding and answer rewards", Program::tensors},
       {"generate", "ask a model about a picture", Program::tensors},
