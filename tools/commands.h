@@ -21,6 +21,8 @@ int run_score_rollouts(const Arguments& arguments);  // score --rollouts
 int run_phantom(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
 int run_report(const Arguments& arguments);
+int run_check_settings(const Arguments& arguments);  // check, as far as it goes without tensors
+int run_check(const Arguments& arguments);
 int run_init(const Arguments& arguments);
 int run_warmup(const Arguments& arguments);
 int run_sft(const Arguments& arguments);
@@ -29,6 +31,10 @@ int run_generate(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
 int run_serve(const Arguments& arguments);
 int run_export(const Arguments& arguments);
+
+// Replaces this process by another of the programs, which lies beside this one or in ../libexec/thinkvg. Returns an
+// exit code, after a message, only where that fails. `arguments`: the command's name and what follows it.
+int replace_process(const std::string& program, const Arguments& arguments);
 
 // Shared by the three programs: looks the command up, runs it, and turns exceptions into one message on stderr and
 // exit code 2 (wrong use) or 1 (failure).

@@ -1,5 +1,11 @@
+#include <spdlog/fmt/fmt.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -15,6 +21,7 @@ const std::vector<CommandInfo>& command_list() {
       {"inspect", "look a data set over: bad rows, missing pictures, wrong box frames", Program::pictures},
       {"init", "make a new small model with its tokenizer", Program::tensors},
       {"warmup", "teach a new vision tower what is where, from region labels", Program::tensors},
+      {"check", "what a run of sft or grpo would do: settings, data, an example, parameters, memory", Program::light},
       {"sft", "supervised fine-tuning", Program::tensors},
       {"grpo", "reinforcement with verifiable grounding and answer rewards", Program::tensors},
       {"generate", "ask a model about a picture", Program::tensors},
@@ -37,6 +44,26 @@ std::string without_stack_trace(const char* text) {
 }
 
 }  // namespace
+
+int replace_process(const std::string& program, const Arguments& arguments) {
+  std::error_code ignored;  // without /proc the programs are looked for in the working directory, and reported missing
+  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+  for (const auto& folder : {here, here.parent_path() / "libexec" / "thinkvg"}) {
+    const std::string file = (folder / program).string();
+    if (!std::filesystem::exists(file)) continue;
+    std::vector<char*> texts;
+    Arguments all = arguments;
+    all.insert(all.begin(), "thinkvg");
+    for (std::string& text : all) texts.push_back(text.data());
+    texts.push_back(nullptr);
+    execv(file.c_str(), texts.data());
+    fmt::print(stderr, "thinkvg: cannot start {}: {}\n", file, std::strerror(errno));
+    return 1;
+  }
+  fmt::print(stderr, "thinkvg: the program {} is missing beside {}; install or build it again\n", program,
+             (here / "thinkvg").string());
+  return 1;
+}
 
 int dispatch(const std::vector<std::pair<std::string, CommandFunction>>& functions, int argc, char** argv) {
   set_up_logging();

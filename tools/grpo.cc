@@ -3,6 +3,7 @@
 #include "thinkvg/core/interrupt.h"
 #include "tools/commands.h"
 #include "tools/processes.h"
+#include "tools/scorer.h"
 
 namespace thinkvg::tools {
 
@@ -17,7 +18,7 @@ int run_grpo(const Arguments& arguments) {
   if (const auto code = run_processes("grpo", arguments, options.processes)) return *code;
   const InterruptGuard guard;
   const auto group = join_processes(options.dist);
-  rl::run_grpo(options, *group);
+  rl::run_grpo(options, *group, make_scorer());
   return 0;
 }
 

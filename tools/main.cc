@@ -1,9 +1,4 @@
 #include <spdlog/fmt/fmt.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/manifest.h"
@@ -23,22 +18,6 @@ void print_usage(std::FILE* stream) {
   fmt::print(stream, "\n'thinkvg <command> --help' lists the settings of a command.\n");
 }
 
-// Replaces this process by the program that can run the command; it lies beside this one or in ../libexec/thinkvg.
-int replace_process(const std::string& program, char** argv) {
-  std::error_code ignored;  // without /proc the programs are looked for in the working directory, and reported missing
-  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
-  for (const auto& folder : {here, here.parent_path() / "libexec" / "thinkvg"}) {
-    const std::string file = (folder / program).string();
-    if (!std::filesystem::exists(file)) continue;
-    execv(file.c_str(), argv);
-    fmt::print(stderr, "thinkvg: cannot start {}: {}\n", file, std::strerror(errno));
-    return 1;
-  }
-  fmt::print(stderr, "thinkvg: the program {} is missing beside {}; install or build it again\n", program,
-             (here / "thinkvg").string());
-  return 1;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -55,9 +34,9 @@ int main(int argc, char** argv) {
   for (const CommandInfo& command : command_list()) {
     names.emplace_back(command.name);
     if (name != command.name) continue;
-    if (command.program == Program::pictures) return replace_process("thinkvg-pictures", argv);
-    if (command.program == Program::tensors) return replace_process("thinkvg-tensors", argv);
-    return dispatch({{"score", run_score}}, argc, argv);
+    if (command.program == Program::pictures) return replace_process("thinkvg-pictures", {argv + 1, argv + argc});
+    if (command.program == Program::tensors) return replace_process("thinkvg-tensors", {argv + 1, argv + argc});
+    return dispatch({{"score", run_score}, {"check", run_check_settings}}, argc, argv);
   }
   if (name.empty()) {
     print_usage(stderr);

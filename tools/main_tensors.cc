@@ -4,6 +4,7 @@ int main(int argc, char** argv) {
   using namespace thinkvg::tools;
   return dispatch({{"init", run_init},
                    {"warmup", run_warmup},
+                   {"check", run_check},
                    {"sft", run_sft},
                    {"grpo", run_grpo},
                    {"generate", run_generate},

@@ -3,6 +3,7 @@
 #include "thinkvg/core/interrupt.h"
 #include "tools/commands.h"
 #include "tools/processes.h"
+#include "tools/scorer.h"
 
 namespace thinkvg::tools {
 
@@ -16,7 +17,7 @@ int run_sft(const Arguments& arguments) {
   if (const auto code = run_processes("sft", arguments, options.processes)) return *code;
   const InterruptGuard guard;
   const auto group = join_processes(options.dist);
-  train::run_sft(options, *group);
+  train::run_sft(options, *group, make_scorer());
   return 0;
 }
 

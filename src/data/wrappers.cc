@@ -3,11 +3,13 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <set>
 #include <stdexcept>
+#include <unordered_map>
 
 #include "data/selection.h"
 #include "thinkvg/core/error.h"
@@ -73,6 +75,38 @@ class WithThink final : public Selection {
  private:
   double share_;
   std::uint64_t seed_;
+};
+
+// What the turns of one conversation have in common: the id without the number of the turn, which the reader put behind
+// a slash and a mixture's "~2" may follow.
+std::string conversation_of(const Sample& sample, const std::string& turn) {
+  const std::string mark = "/" + turn;
+  const std::size_t at = sample.id.rfind(mark);
+  if (at == std::string::npos) return sample.id;
+  return sample.id.substr(0, at) + sample.id.substr(at + mark.size()) + "\n" + sample.image;
+}
+
+class JoinedTurns final : public Selection {
+ public:
+  // groups[i]: the source's indices of sample i's turns, in order.
+  JoinedTurns(const DatasetPtr& source, std::vector<std::vector<std::int64_t>> groups)
+      : Selection(source, first_of(groups)), groups_(std::move(groups)), source_(source) {}
+  Sample get(std::int64_t index) const override {
+    Sample sample = Selection::get(index);
+    const std::vector<std::int64_t>& turns = groups_[static_cast<std::size_t>(index)];
+    for (std::size_t k = 1; k < turns.size(); ++k) sample.more_turns.push_back(source_->get(turns[k]));
+    return sample;
+  }
+
+ private:
+  static std::vector<std::int64_t> first_of(const std::vector<std::vector<std::int64_t>>& groups) {
+    std::vector<std::int64_t> first;
+    for (const auto& group : groups) first.push_back(group.front());
+    return first;
+  }
+
+  std::vector<std::vector<std::int64_t>> groups_;
+  DatasetPtr source_;
 };
 
 class Mixture final : public Dataset {
@@ -215,6 +249,39 @@ DatasetPtr with_think(DatasetPtr source, double share, std::uint64_t seed) {
   require(source, "with_think");
   if (!(share >= 0 && share <= 1)) throw_invalid("a share of samples is between 0 and 1, not {}", share);
   return std::make_shared<WithThink>(source, share, seed);
+}
+
+DatasetPtr join_turns(DatasetPtr source) {
+  require(source, "join_turns");
+  struct Open {
+    std::size_t group;
+    std::int64_t next_turn;
+  };
+  std::unordered_map<std::string, Open> open;
+  std::vector<std::vector<std::int64_t>> groups;
+  for (std::int64_t i = 0; i < source->size(); ++i) {
+    const Sample sample = source->get(i);
+    const auto turn = sample.fields.find("turn");
+    std::int64_t number = 0;
+    const bool counts =
+        turn != sample.fields.end() &&
+        std::from_chars(turn->second.data(), turn->second.data() + turn->second.size(), number).ec == std::errc();
+    if (!counts) {
+      groups.push_back({i});
+      continue;
+    }
+    const std::string conversation = conversation_of(sample, turn->second);
+    const auto found = open.find(conversation);
+    if (found != open.end() && found->second.next_turn == number) {
+      groups[found->second.group].push_back(i);
+      ++found->second.next_turn;
+    } else {
+      open[conversation] = {groups.size(), number + 1};
+      groups.push_back({i});
+    }
+  }
+  if (std::ssize(groups) == source->size()) return source;
+  return std::make_shared<JoinedTurns>(source, std::move(groups));
 }
 
 DatasetPtr mixture(std::vector<MixturePart> parts, std::int64_t size, std::uint64_t seed) {

@@ -8,8 +8,6 @@ namespace {
 
 constexpr std::int64_t kFloatBytes = 4;
 
-std::int64_t share(std::int64_t bytes, std::int64_t parts) { return (bytes + parts - 1) / parts; }
-
 void check(const PlannedTraining& training, std::int64_t world_size) {
   DistOptions options;
   options.sharding = training.sharding;
@@ -23,21 +21,6 @@ std::int64_t all_reduce_bytes(std::int64_t bytes, std::int64_t world_size) {
   return 2 * gather_bytes(bytes, world_size);
 }
 std::int64_t gather_bytes(std::int64_t bytes, std::int64_t world_size) { return bytes / world_size * (world_size - 1); }
-
-PlannedMemory plan_memory(const PlannedTraining& training, std::int64_t world_size) {
-  check(training, world_size);
-  const bool sharded = training.sharding != "none" && world_size > 1;
-  const std::int64_t trained = training.num_trained;
-  PlannedMemory memory;
-  memory.weights = training.num_parameters * training.bytes_per_weight;
-  const std::int64_t states = 2 * kFloatBytes + (training.bytes_per_weight < kFloatBytes ? kFloatBytes : 0);
-  memory.optimizer = sharded ? share(states * trained, world_size) : states * trained;
-  const bool shard_gradients = sharded && training.sharding == "gradients";
-  memory.gradients = (shard_gradients ? share(kFloatBytes * trained, world_size) : kFloatBytes * trained) +
-                     trained * training.bytes_per_weight;
-  if (world_size > 1) memory.buckets = (sharded ? 2 : 1) * (training.bucket_mb << 20);
-  return memory;
-}
 
 PlannedCommunication plan_communication(const PlannedTraining& training, std::int64_t world_size,
                                         std::int64_t num_micro_batches) {

@@ -94,6 +94,16 @@ void shuffle_pictures(std::vector<Sample>& samples, std::int64_t seed) {
   for (Sample& sample : samples) sample.image = next.at(sample.image);
 }
 
+// Questions at hand, all of them.
+Questions questions_of(const data::Dataset& dataset, const EvalOptions& options) {
+  Questions questions;
+  for (std::int64_t i = 0; i < dataset.size(); ++i) questions.samples.push_back(dataset.get(i));
+  questions.num_all = dataset.size();
+  questions.asked = questions.samples;
+  if (options.shuffle_pictures) shuffle_pictures(questions.asked, options.seed);
+  return questions;
+}
+
 Questions read_questions(const EvalOptions& options) {
   const auto dataset =
       data::with_pictures(data::open_data(options.data), data::ImageFinder(options.images), options.data.min_hit_rate);
@@ -308,12 +318,15 @@ struct Source {
   dist::ProcessGroup& group;
 };
 
-Evaluation evaluate_source(const Source& source, const EvalOptions& options, const Judge& judge) {
-  const Questions questions = read_questions(options);
+Evaluation evaluate_source(const Source& source, const EvalOptions& options, const Questions& questions,
+                           const Judge& judge) {
   const auto count = static_cast<std::int64_t>(questions.samples.size());
-  Provenance provenance{
-      subset_text(count, questions.num_all, options.data),       prompt_text(options),           "",
-      source.weights.empty() ? "" : sha256_path(source.weights), sha256_path(options.data.path), options.seed};
+  Provenance provenance{subset_text(count, questions.num_all, options.data),
+                        prompt_text(options),
+                        "",
+                        source.weights.empty() ? "" : sha256_path(source.weights),
+                        options.data.path.empty() ? "" : sha256_path(options.data.path),
+                        options.seed};
   const bool is_main = source.group.is_main();
   if (!options.out.empty() && is_main) fs::create_directories(options.out);
   const bool keeps = !options.out.empty() && !source.weights.empty() && is_main;
@@ -363,7 +376,8 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
     document["detection"] =
         detection_to_json(average_precision(detection_images(questions.samples, evaluation.questions)));
   if (options.baselines) document["baselines"] = baselines_to_json(questions.samples, options.metrics);
-  std::map<std::string, fs::path> inputs = {{"data", options.data.path}};
+  std::map<std::string, fs::path> inputs;
+  if (!options.data.path.empty()) inputs["data"] = options.data.path;
   if (!source.weights.empty()) inputs["weights"] = source.weights;
   write_file_atomically(out / "config.yaml", to_yaml(settings_to_json(options)));
   write_file_atomically(out / "predictions.jsonl", lines);
@@ -383,7 +397,8 @@ Evaluation evaluate(const EvalOptions& options, dist::ProcessGroup& group, const
     for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
     // A model in several files is told by the whole folder.
     const fs::path single = folder / "model.safetensors";
-    return evaluate_source({bundle, fs::exists(single) ? single : folder, group}, options, judge);
+    return evaluate_source({bundle, fs::exists(single) ? single : folder, group}, options, read_questions(options),
+                           judge);
   } catch (const std::exception& error) {
     group.fail(error);
     throw;
@@ -398,7 +413,14 @@ Evaluation evaluate(const EvalOptions& options, const Judge& judge) {
 Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge) {
   check(options);
   dist::ProcessGroup alone;
-  return evaluate_source({bundle, {}, alone}, options, judge);
+  return evaluate_source({bundle, {}, alone}, options, read_questions(options), judge);
+}
+
+Evaluation evaluate(const models::ModelBundle& bundle, const data::Dataset& questions, const EvalOptions& options) {
+  check(options);
+  if (questions.size() == 0) throw_invalid("there is no question to evaluate on");
+  dist::ProcessGroup alone;
+  return evaluate_source({bundle, {}, alone}, options, questions_of(questions, options), Judge());
 }
 
 }  // namespace thinkvg::eval

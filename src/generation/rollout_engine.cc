@@ -29,11 +29,6 @@ std::int64_t rows_worth_a_worker(const models::VisionLanguageModel& model) {
 
 }  // namespace
 
-void EngineOptions::check() const {
-  if (max_rows < 1) throw_invalid("max_rows must be at least 1, but is {}", max_rows);
-  if (cache_mb < 0) throw_invalid("cache_mb must be 0 (chosen) or more, but is {}", cache_mb);
-}
-
 RolloutEngine::RolloutEngine(models::VisionLanguageModel& model, const EngineOptions& options,
                              const text::Tokenizer* tokenizer)
     : model_(model), options_(options), tokenizer_(tokenizer) {

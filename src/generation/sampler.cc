@@ -121,17 +121,6 @@ TopLogprobs top_of(std::vector<Candidate> candidates, double log_total, const Sc
 
 }  // namespace
 
-void SamplingOptions::check() const {
-  if (max_new_tokens < 1) throw_invalid("max_new_tokens must be at least 1, but is {}", max_new_tokens);
-  if (!(temperature >= 0)) throw_invalid("temperature must be 0 or more, but is {}", temperature);
-  if (top_k < 0) throw_invalid("top_k must be 0 (off) or more, but is {}", top_k);
-  if (!(top_p > 0 && top_p <= 1)) throw_invalid("top_p must be in (0, 1], but is {}", top_p);
-  if (!(min_p >= 0 && min_p <= 1)) throw_invalid("min_p must be in [0, 1], but is {}", min_p);
-  if (!(repetition_penalty > 0)) throw_invalid("repetition_penalty must be above 0, but is {}", repetition_penalty);
-  if (min_new_tokens < 0 || min_new_tokens > max_new_tokens)
-    throw_invalid("min_new_tokens must be from 0 to max_new_tokens {}, but is {}", max_new_tokens, min_new_tokens);
-}
-
 Sampler::Sampler(std::shared_ptr<const Settings> settings, std::span<const std::int64_t> prompt, RandomStream random)
     : settings_(std::move(settings)), random_(random) {
   if (settings_->constraint) state_ = settings_->constraint->start();

@@ -6,6 +6,7 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/models/adapters.h"
+#include "thinkvg/models/skeleton.h"
 
 namespace thinkvg::models {
 namespace fs = std::filesystem;
@@ -35,23 +36,36 @@ std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) 
   return files;
 }
 
-ModelBundle load_bundle(const fs::path& folder) {
-  if (!fs::is_directory(folder)) throw_failure("there is no model folder {}", folder.string());
-  if (is_adapter_folder(folder)) {
-    ModelBundle bundle = load_bundle(adapter_base(folder));
-    Adapters(bundle.model, folder).merge();
-    return bundle;
-  }
+namespace {
+
+// `load_model`: reads the model itself.
+template <class LoadModel>
+ModelBundle read_bundle(const fs::path& folder, const LoadModel& load_model) {
   ModelBundle bundle;
   bundle.tokenizer = text::load_tokenizer(folder);
   bundle.tokenizer_files = read_tokenizer_files(folder);
   bundle.chat = &text::load_chat_template(folder);
   bundle.processor = std::make_shared<const ImageProcessor>(ImageProcessor::load(folder));
-  bundle.model = load(folder);
+  bundle.model = load_model(folder);
   if (bundle.tokenizer->vocab_size() > bundle.model->vocab_size())
     throw_failure("{}: the tokenizer has {} pieces, but the model's embedding table only {}", folder.string(),
                   bundle.tokenizer->vocab_size(), bundle.model->vocab_size());
   return bundle;
+}
+
+}  // namespace
+
+ModelBundle load_bundle(const fs::path& folder) {
+  if (!fs::is_directory(folder)) throw_failure("there is no model folder {}", folder.string());
+  if (!is_adapter_folder(folder)) return read_bundle(folder, load);
+  ModelBundle bundle = load_bundle(adapter_base(folder));
+  Adapters(bundle.model, folder).merge();
+  return bundle;
+}
+
+ModelBundle load_skeleton(const fs::path& folder) {
+  if (!fs::is_directory(folder)) throw_failure("there is no model folder {}", folder.string());
+  return is_adapter_folder(folder) ? load_skeleton(adapter_base(folder)) : read_bundle(folder, make_empty);
 }
 
 FolderContent bundle_content(const ModelBundle& bundle) {

@@ -17,6 +17,7 @@
 #include "thinkvg/models/qwen3_vl.h"
 #include "thinkvg/models/safetensors.h"
 #include "thinkvg/models/sharding.h"
+#include "thinkvg/models/skeleton.h"
 #include "thinkvg/models/vision_language_model.h"
 #include "thinkvg/nn/layers.h"
 #include "thinkvg/nn/linear.h"
@@ -203,6 +204,17 @@ std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
     }
     fill_parameters(*model, std::move(weights), folder);
     return model;
+  });
+}
+
+std::shared_ptr<VisionLanguageModel> make_empty(const std::filesystem::path& folder) {
+  const Json config = read_config(folder);
+  return blaming(folder, [&] {
+    // The settings of LLaVA's own checkpoints stand in the shapes of their weights.
+    const Json plain =
+        is_released_llava(config) ? import_released_llava(config, read_weights(folder), folder).config : config;
+    const nn::WithoutParameterMemory none;
+    return family_of(plain).make(plain);
   });
 }
 

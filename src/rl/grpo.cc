@@ -29,6 +29,7 @@
 #include "thinkvg/rl/policy_loss.h"
 #include "thinkvg/train/distributed.h"
 #include "thinkvg/train/example.h"
+#include "thinkvg/train/out_of_memory.h"
 #include "thinkvg/train/profile.h"
 #include "thinkvg/train/run_folder.h"
 
@@ -120,7 +121,7 @@ struct UpdateMetrics {
 
 class GrpoTrainer {
  public:
-  GrpoTrainer(const GrpoOptions& options, dist::ProcessGroup& process_group)
+  GrpoTrainer(const GrpoOptions& options, dist::ProcessGroup& process_group, const train::Scorer& scorer)
       : options_(options),
         group_(process_group),
         dataset_(train::open_training_data(options.data, options.images)),
@@ -137,6 +138,8 @@ class GrpoTrainer {
                   options.images,
                   trained_.fixed_features(),
                   {options.run.picture_cache_mb << 20, at::get_num_threads(), options.run.pictures}}),
+        validation_(options.eval, {trained_.bundle(), run_.path(), options.images, options.prompt, true, 0,
+                                   trained_.fixed_features(), options.run, scorer, process_group}),
         profile_(options.run.profile_steps, run_.path() / "profile.json"),
         device_(trained_.model().output_weight().device()) {
     loss_options_.type = parse_loss_type(options.loss_type);
@@ -171,6 +174,7 @@ class GrpoTrainer {
       step_ = state.step;
       num_nonfinite_ = state.extra.value("num_nonfinite", std::int64_t{0});
       next_prompt_ = state.extra.value("next_prompt", std::int64_t{0});
+      validation_.load_state(state.extra.value("best", Json()));
       if (options.sync_ref_model) read_reference(checkpoint_ / kReference);
       spdlog::info("resuming from {}", checkpoint_.string());
     }
@@ -194,18 +198,28 @@ class GrpoTrainer {
                  format_count(steps), options_.prompts_per_step, options_.group_size, at::get_num_threads());
     const auto progress = group_.is_main() ? std::make_unique<Progress>("grpo", steps, step_) : nullptr;
     const auto start = Clock::now();
+    std::string eval_summary;
     if (step_ == 0) log_watched();
     while (step_ < steps) {
       profile_.begin_step();
-      const Json metrics = step();
+      Json metrics = step();
       profile_.end_step();
-      if (step_ % options_.run.log_every == 0 || step_ == steps) log(metrics);
+      bool save_now = step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0);
+      const bool evaluates = validation_.due(step_, steps);
+      if (evaluates) {
+        const train::Validation::Result evaluation = validation_.evaluate(step_);
+        metrics.update(evaluation.metrics);
+        eval_summary = ", " + evaluation.summary;
+        save_now |= evaluation.is_best;
+      }
+      if (evaluates || step_ % options_.run.log_every == 0 || step_ == steps) log(metrics);
       if (options_.watch_every > 0 && (step_ % options_.watch_every == 0 || step_ == steps)) log_watched();
       if (progress)
-        progress->update(step_, fmt::format("reward {:.3f}, {} tokens/s", metrics.at("reward").get<double>(),
-                                            format_count(metrics.at("tokens_per_second").get<std::int64_t>())));
+        progress->update(step_,
+                         fmt::format("reward {:.3f}, {} tokens/s{}", metrics.at("reward").get<double>(),
+                                     format_count(metrics.at("tokens_per_second").get<std::int64_t>()), eval_summary));
       const bool stop = group_.any(interrupt_requested(), "wish to stop");
-      if (stop || step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0)) save();
+      if (stop || save_now) save();
       if (stop && step_ < steps) {
         run_.finish();
         if (progress) progress->finish();
@@ -229,8 +243,9 @@ class GrpoTrainer {
       for (const auto& item : reference_->named_parameters())
         content.tensors[kReference].emplace_back(item.key(), item.value());
     group_.set_phase("checkpoint", step_);
-    run_.save_checkpoint(content, optimizer_,
-                         {step_, {{"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}}}, group_);
+    const Json extra = {
+        {"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}, {"best", validation_.state()}};
+    run_.save_checkpoint(content, optimizer_, {step_, extra, validation_.best_step()}, group_);
   }
 
   void read_reference(const std::filesystem::path& file) {
@@ -888,6 +903,7 @@ class GrpoTrainer {
   train::TrainedModel trained_;
   train::DistributedAdamW optimizer_;
   generation::QuestionBuilder builder_;
+  train::Validation validation_;
   train::StepProfile profile_;
   at::Device device_;
   PolicyLossOptions loss_options_;
@@ -902,48 +918,22 @@ class GrpoTrainer {
   rewards::RunWatch watch_;
 };
 
-void check(const GrpoOptions& options) {
-  if (options.prompts_per_step < 1 || options.group_size < 2)
-    throw_invalid("prompts_per_step must be at least 1 and group_size at least 2, but they are {} and {}",
-                  options.prompts_per_step, options.group_size);
-  if (options.updates_per_rollout < 1) throw_invalid("updates_per_rollout must be at least 1");
-  if (options.multi_objective_aggregation != "sum_then_normalize" &&
-      options.multi_objective_aggregation != "normalize_then_sum")
-    throw_invalid("multi_objective_aggregation must be sum_then_normalize or normalize_then_sum, but is '{}'",
-                  options.multi_objective_aggregation);
-  if (options.kl_in_reward && options.multi_objective_aggregation == "normalize_then_sum")
-    throw_invalid("kl_in_reward needs multi_objective_aggregation=sum_then_normalize: it is taken off the sum");
-  if (!(options.top_entropy_quantile >= 0 && options.top_entropy_quantile <= 1))
-    throw_invalid("top_entropy_quantile must be in [0, 1], but is {}", options.top_entropy_quantile);
-  if (options.watched_questions < 0 || options.watch_every < 0)
-    throw_invalid("watched_questions and watch_every must be 0 or more, but are {} and {}", options.watched_questions,
-                  options.watch_every);
-  if (options.max_refill < 0) throw_invalid("max_refill must be 0 or more, but is {}", options.max_refill);
-  if (options.sync_ref_model && options.ref_model_sync_steps < 1)
-    throw_invalid("ref_model_sync_steps must be at least 1, but is {}", options.ref_model_sync_steps);
-  if (options.run.steps < 1) throw_invalid("nothing to do: give run.steps");
-  options.sampling.check();
-  options.run.check();
-  if (options.sampling.temperature == 0)
-    throw_invalid("sampling.temperature must be above 0: equal completions have no advantage");
-}
-
 }  // namespace
 
-void run_grpo(const GrpoOptions& options, dist::ProcessGroup& group) {
+void run_grpo(const GrpoOptions& options, dist::ProcessGroup& group, const train::Scorer& scorer) {
   try {
-    check(options);
+    options.check();
     if (options.run.num_threads > 0) at::set_num_threads(static_cast<int>(options.run.num_threads));
-    GrpoTrainer(options, group).run();
+    train::explaining_memory(memory_levers(options), [&] { GrpoTrainer(options, group, scorer).run(); });
   } catch (const std::exception& error) {
     group.fail(error);
     throw;
   }
 }
 
-void run_grpo(const GrpoOptions& options) {
+void run_grpo(const GrpoOptions& options, const train::Scorer& scorer) {
   dist::ProcessGroup alone;
-  run_grpo(options, alone);
+  run_grpo(options, alone, scorer);
 }
 
 }  // namespace thinkvg::rl

@@ -82,7 +82,7 @@ class RegexReader {
   }
 
   Part read_choice(int nesting) {
-    if (nesting > kMaxPatternNesting) fail(fmt::format("groups go deeper than {}", kMaxNesting));
+    if (nesting > kMaxPatternNesting) fail(fmt::format("groups go deeper than {}", kMaxPatternNesting));
     Part choice{.kind = Part::Kind::kChoice};
     do choice.parts.push_back(read_sequence(nesting));
     while (take(U"|"));

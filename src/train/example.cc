@@ -47,10 +47,14 @@ std::vector<at::Tensor> accumulate_gradients(const models::NamedTensors& paramet
           torch::autograd::grad({loss(i)}, inputs, {}, std::nullopt, false, /*allow_unused=*/true);
       for (std::size_t p = 0; p < grads.size(); ++p) {
         if (!grads[p].defined()) continue;
-        if (sum[p].defined())
+        if (sum[p].defined()) {
           sum[p].add_(grads[p]);
-        else
-          sum[p] = grads[p].to(at::kFloat, false, /*copy=*/true);
+        } else {
+          // A gradient may share its memory with another one, or be an expanded number.
+          const bool alone = grads[p].scalar_type() == at::kFloat && grads[p].is_contiguous() &&
+                             grads[p].use_count() == 1 && grads[p].storage().use_count() == 1;
+          sum[p] = alone ? grads[p] : grads[p].to(at::kFloat, false, /*copy=*/true).contiguous();
+        }
         grads[p] = at::Tensor();
       }
     }

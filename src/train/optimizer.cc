@@ -7,33 +7,6 @@
 
 namespace thinkvg::train {
 
-void OptimizerOptions::check() const {
-  if (!(lr > 0)) throw_invalid("optimizer.lr must be above 0, but is {}", lr);
-  if (schedule != "constant" && schedule != "linear" && schedule != "cosine")
-    throw_invalid("optimizer.schedule must be constant, linear or cosine, but is '{}'", schedule);
-  if (!(warmup_ratio >= 0 && warmup_ratio <= 1))
-    throw_invalid("optimizer.warmup_ratio must be in [0, 1], but is {}", warmup_ratio);
-  if (!(vision_lr >= 0) || !(projector_lr >= 0))
-    throw_invalid("optimizer.vision_lr and projector_lr must be 0 (as lr) or more, but are {} and {}", vision_lr,
-                  projector_lr);
-  if (!(grad_clip >= 0)) throw_invalid("optimizer.grad_clip must be 0 (off) or more, but is {}", grad_clip);
-}
-
-void RunOptions::check() const {
-  const auto at_least = [](const char* name, std::int64_t value, std::int64_t bound) {
-    if (value < bound) throw_invalid("run.{} must be {} or more, but is {}", name, bound, value);
-  };
-  at_least("steps", steps, 0);
-  at_least("micro_batch_tokens", micro_batch_tokens, 1);
-  at_least("save_every", save_every, 0);
-  at_least("keep_last", keep_last, 1);
-  at_least("log_every", log_every, 1);
-  at_least("num_threads", num_threads, 0);
-  at_least("picture_cache_mb", picture_cache_mb, 0);
-  at_least("max_nonfinite_steps", max_nonfinite_steps, 1);
-  at_least("profile_steps", profile_steps, 0);
-}
-
 double learning_rate(const OptimizerOptions& options, std::int64_t step, std::int64_t num_steps) {
   const auto warmup = static_cast<std::int64_t>(std::ceil(options.warmup_ratio * static_cast<double>(num_steps)));
   if (step < warmup) return options.lr * static_cast<double>(step + 1) / static_cast<double>(warmup);

@@ -36,10 +36,37 @@ std::vector<std::string> files_below(const fs::path& folder) {
   return files;
 }
 
-// `shards`: a folder with files for trainer/ that other processes have written, on the same disk; empty: none.
-void write_checkpoint(const fs::path& folder, std::int64_t step, const models::FolderContent& content,
-                      const fs::path& shards, std::int64_t keep_last) {
-  write_folder_atomically(folder / "checkpoints" / fmt::format("step-{}", step), [&](const fs::path& temporary) {
+fs::path checkpoint_folder(const fs::path& run, std::int64_t step) {
+  return run / "checkpoints" / fmt::format("step-{}", step);
+}
+
+// checkpoints/best points to the best checkpoint, or is not there. A file system without links does without it.
+void link_best(const fs::path& run, std::int64_t best_step) {
+  const fs::path link = run / "checkpoints" / "best", temporary = run / "checkpoints" / "best.new";
+  std::error_code error;
+  if (best_step < 0 || !fs::exists(checkpoint_folder(run, best_step))) {
+    fs::remove(link, error);
+    return;
+  }
+  fs::remove(temporary, error);
+  fs::create_directory_symlink(checkpoint_folder(run, best_step).filename(), temporary, error);
+  if (!error) fs::rename(temporary, link, error);
+  if (error)
+    spdlog::warn("the best checkpoint is step {}; the link {} could not be made: {}", best_step, link.string(),
+                 error.message());
+}
+
+struct CheckpointPlace {
+  fs::path run;
+  std::int64_t step = 0;
+  std::int64_t keep_last = 1;
+  std::int64_t best_step = -1;
+  fs::path shards;  // a folder with files for trainer/ that other processes have written, on the same disk; empty: none
+};
+
+void write_checkpoint(const CheckpointPlace& place, const models::FolderContent& content) {
+  const fs::path& shards = place.shards;
+  write_folder_atomically(checkpoint_folder(place.run, place.step), [&](const fs::path& temporary) {
     models::write_content(content, temporary);
     if (!shards.empty()) {
       for (const std::string& file : files_below(shards)) fs::rename(shards / file, temporary / kTrainer / file);
@@ -49,9 +76,11 @@ void write_checkpoint(const fs::path& folder, std::int64_t step, const models::F
     for (const std::string& file : files_below(temporary)) checksums[file] = sha256_file(temporary / file);
     write_file_atomically(temporary / kChecksums, checksums.dump(2) + "\n");
   });
-  const std::vector<fs::path> all = models::checkpoints_of(folder);
-  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max<std::int64_t>(1, keep_last)) < all.size(); ++i)
-    fs::remove_all(all[i]);
+  link_best(place.run, place.best_step);
+  const std::vector<fs::path> all = models::checkpoints_of(place.run);
+  const fs::path best = checkpoint_folder(place.run, place.best_step);
+  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max<std::int64_t>(1, place.keep_last)) < all.size(); ++i)
+    if (place.best_step < 0 || all[i] != best) fs::remove_all(all[i]);
 }
 
 }  // namespace
@@ -123,11 +152,10 @@ void RunFolder::save_checkpoint(const models::FolderContent& model, const Distri
   models::FolderContent content = model;
   if (shards.empty()) content.tensors[fmt::format("{}/{}", kTrainer, optimizer_file(0, 1))] = optimizer.state();
   content.texts[kState] = Json{{"step", state.step}, {"extra", state.extra}}.dump(2) + "\n";
-  if (!options_.async_save) return write_checkpoint(folder_, state.step, content, shards, options_.keep_last);
-  saving_ = std::async(std::launch::async, [folder = folder_, step = state.step, keep_last = options_.keep_last, shards,
-                                            copy = models::copy_content(content)] {
-    write_checkpoint(folder, step, copy, shards, keep_last);
-  });
+  const CheckpointPlace place{folder_, state.step, options_.keep_last, state.best_step, shards};
+  if (!options_.async_save) return write_checkpoint(place, content);
+  saving_ =
+      std::async(std::launch::async, [place, copy = models::copy_content(content)] { write_checkpoint(place, copy); });
 }
 
 void RunFolder::finish() {

@@ -1,7 +1,6 @@
 #include "thinkvg/train/sft.h"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -16,11 +15,14 @@
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/data/loader.h"
+#include "thinkvg/data/wrappers.h"
 #include "thinkvg/generation/question.h"
-#include "thinkvg/nn/head_stats.h"
+#include "thinkvg/nn/adapter.h"
 #include "thinkvg/nn/workers.h"
+#include "thinkvg/train/answer_sequences.h"
 #include "thinkvg/train/distributed.h"
 #include "thinkvg/train/example.h"
+#include "thinkvg/train/out_of_memory.h"
 #include "thinkvg/train/profile.h"
 #include "thinkvg/train/run_folder.h"
 
@@ -33,18 +35,10 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-struct TrainingSequence {
-  const Question* question;
-  std::int64_t place;                // in the step's batch, over all processes
-  std::vector<std::int64_t> answer;  // ids that carry loss
-
-  std::int64_t length() const { return static_cast<std::int64_t>(question->prompt.ids.size() + answer.size()); }
-};
-
 // This process's sequences of one step.
 struct Batch {
   std::vector<Question> questions;
-  std::vector<TrainingSequence> sequences;  // by length: neighbours of like length share a pass
+  std::vector<TrainingSequence> sequences;
   std::int64_t num_targets = 0;
   std::int64_t num_tokens = 0;
   std::vector<Json> skipped;
@@ -57,45 +51,13 @@ struct BatchTotals {
   std::int64_t num_tokens = 0;
 };
 
-std::int64_t num_steps(const SftOptions& options, std::int64_t dataset_size) {
-  if (options.run.steps > 0) return options.run.steps;
-  const auto steps = static_cast<std::int64_t>(
-      std::ceil(options.epochs * static_cast<double>(dataset_size) / static_cast<double>(options.batch_size)));
-  if (steps < 1) throw_invalid("nothing to do: give run.steps or epochs");
-  return steps;
-}
-
-void check(const SftOptions& options) {
-  if (options.batch_size < 1) throw_invalid("batch_size must be at least 1, but is {}", options.batch_size);
-  if (options.max_length < 0) throw_invalid("max_length must be 0 (no limit) or more, but is {}", options.max_length);
-  if (options.overlong != "refuse" && options.overlong != "skip")
-    throw_invalid("overlong must be refuse or skip, but is '{}'", options.overlong);
-  if (!(options.neftune_noise_alpha >= 0))
-    throw_invalid("neftune_noise_alpha must be 0 (none) or more, but is {}", options.neftune_noise_alpha);
-  options.run.check();
-}
-
-// Uniform in +-alpha / sqrt(length * width) for each sequence of a pack (Jain et al. 2023), by a key of its own: it
-// does not depend on what the sequence is packed with.
-at::Tensor with_neftune_noise(const at::Tensor& embeddings, const std::vector<std::int64_t>& lengths, double alpha,
-                              const std::vector<std::uint64_t>& keys) {
-  std::vector<at::Tensor> noise;
-  for (std::size_t i = 0; i < lengths.size(); ++i) {
-    at::Generator generator = at::detail::createCPUGenerator(keys[i]);
-    const double scale =
-        alpha / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, lengths[i]) * embeddings.size(1)));
-    noise.push_back(at::empty({lengths[i], embeddings.size(1)}, at::kFloat).uniform_(-1, 1, generator).mul_(scale));
-  }
-  return embeddings + at::cat(noise).to(embeddings.options());
-}
-
 class SftTrainer {
  public:
-  SftTrainer(const SftOptions& options, dist::ProcessGroup& group)
+  SftTrainer(const SftOptions& options, dist::ProcessGroup& group, const Scorer& scorer)
       : options_(options),
         group_(group),
-        dataset_(open_training_data(options.data, options.images)),
-        steps_(num_steps(options, dataset_->size())),
+        dataset_(open_sft_data(options)),
+        steps_(num_sft_steps(options, dataset_->size())),
         run_(options.out, options.resume, options.run, group.is_main()),
         checkpoint_(options.resume ? agreed_path(group, [&] { return run_.latest_checkpoint(); })
                                    : std::filesystem::path()),
@@ -107,6 +69,8 @@ class SftTrainer {
                   options.images,
                   trained_.fixed_features(),
                   {options.run.picture_cache_mb << 20, at::get_num_threads(), options.run.pictures}}),
+        validation_(options.eval, {trained_.bundle(), run_.path(), options.images, options.prompt, options.think,
+                                   options.max_length, trained_.fixed_features(), options.run, scorer, group}),
         profile_(options.run.profile_steps, run_.path() / "profile.json") {
     if (checkpoint_.empty()) {
       run_.write_config(settings_to_json(options));
@@ -116,6 +80,7 @@ class SftTrainer {
       step_ = state.step;
       num_skipped_ = state.extra.value("num_skipped", std::int64_t{0});
       num_nonfinite_ = state.extra.value("num_nonfinite", std::int64_t{0});
+      validation_.load_state(state.extra.value("best", Json()));
       spdlog::info("resuming from {}", checkpoint_.string());
     }
     run_.open_logs(step_);
@@ -134,18 +99,29 @@ class SftTrainer {
     const auto progress = group_.is_main() ? std::make_unique<Progress>("sft", steps_, step_) : nullptr;
     const auto start = Clock::now();
     std::int64_t num_tokens = 0;
+    std::string eval_summary;
     while (step_ < steps_) {
       profile_.begin_step();
-      const Json metrics = step();
+      Json metrics = step();
       profile_.end_step();
       num_tokens += metrics.at("num_tokens").get<std::int64_t>();
-      if (step_ % options_.run.log_every == 0 || step_ == steps_) run_.log(metrics);
+      bool save_now = step_ == steps_ || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0);
+      const bool evaluates = validation_.due(step_, steps_);
+      if (evaluates) {
+        const Validation::Result evaluation = validation_.evaluate(step_);
+        metrics.update(evaluation.metrics);
+        eval_summary = ", " + evaluation.summary;
+        save_now |= evaluation.is_best;
+      }
+      if (evaluates || step_ % options_.run.log_every == 0 || step_ == steps_) run_.log(metrics);
       if (progress)
-        progress->update(step_, fmt::format("loss {:.4f}, {} tokens/s", metrics.at("loss").get<double>(),
-                                            format_count(static_cast<std::int64_t>(static_cast<double>(num_tokens) /
-                                                                                   seconds_since(start)))));
+        progress->update(
+            step_,
+            fmt::format("loss {:.4f}, {} tokens/s{}", metrics.at("loss").get<double>(),
+                        format_count(static_cast<std::int64_t>(static_cast<double>(num_tokens) / seconds_since(start))),
+                        eval_summary));
       const bool stop = group_.any(interrupt_requested(), "wish to stop");
-      if (stop || step_ == steps_ || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0)) save();
+      if (stop || save_now) save();
       if (stop && step_ < steps_) {
         run_.finish();
         if (progress) progress->finish();
@@ -166,8 +142,9 @@ class SftTrainer {
  private:
   void save() {
     group_.set_phase("checkpoint", step_);
-    run_.save_checkpoint(trained_.content(), optimizer_,
-                         {step_, {{"num_skipped", num_skipped_}, {"num_nonfinite", num_nonfinite_}}}, group_);
+    const Json extra = {
+        {"num_skipped", num_skipped_}, {"num_nonfinite", num_nonfinite_}, {"best", validation_.state()}};
+    run_.save_checkpoint(trained_.content(), optimizer_, {step_, extra, validation_.best_step()}, group_);
   }
 
   std::vector<data::Sample> own_share(const std::vector<data::Sample>& samples) const {
@@ -180,23 +157,24 @@ class SftTrainer {
   Batch next_batch() {
     Batch batch;
     batch.questions = builder_.build(own_share(loader_->next().samples));
-    for (std::size_t i = 0; i < batch.questions.size(); ++i) {
-      const Question& question = batch.questions[i];
-      const std::string answer = target_text(question.sample, question.geometry(), question.frame, options_.think);
-      TrainingSequence sequence{&question, static_cast<std::int64_t>(i) * group_.size() + group_.rank(),
-                                text::chat_answer(*trained_.bundle().tokenizer, *trained_.bundle().chat, answer)};
+    for (const Question& question : batch.questions) {
+      TrainingSequence sequence = make_training_sequence(trained_.bundle(), options_.prompt, question, options_.think);
       if (options_.max_length > 0 && sequence.length() > options_.max_length) {
         batch.skipped.push_back(skipped_line(sequence));
         continue;
       }
-      batch.num_targets += static_cast<std::int64_t>(sequence.answer.size());
+      batch.num_targets += std::ssize(sequence.targets);
       batch.num_tokens += sequence.length();
       batch.sequences.push_back(std::move(sequence));
     }
-    std::stable_sort(batch.sequences.begin(), batch.sequences.end(),
-                     [](const TrainingSequence& a, const TrainingSequence& b) { return a.length() < b.length(); });
+    // Sequences of one length side by side share their attention calls.
+    if (by_length())
+      std::stable_sort(batch.sequences.begin(), batch.sequences.end(),
+                       [](const TrainingSequence& a, const TrainingSequence& b) { return a.length() < b.length(); });
     return batch;
   }
+
+  bool by_length() const { return options_.packing == "by_length"; }
 
   Json skipped_line(const TrainingSequence& sequence) const {
     const std::string& id = sequence.question->sample.id;
@@ -221,50 +199,6 @@ class SftTrainer {
     return {static_cast<std::int64_t>(sums[0]), static_cast<std::int64_t>(sums[1]), static_cast<std::int64_t>(sums[2])};
   }
 
-  // Sum of the token losses of some sequences, with gradient.
-  at::Tensor loss_sum(const std::vector<TrainingSequence>& sequences) {
-    models::VisionLanguageModel& model = trained_.model();
-    std::vector<const Question*> questions;
-    for (const TrainingSequence& sequence : sequences) questions.push_back(sequence.question);
-    const std::vector<at::Tensor> features = builder_.features(questions);
-
-    models::PackBuilder packer;
-    std::vector<std::int64_t> rows, targets;
-    std::vector<std::uint64_t> noise_keys;
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
-      const Question& question = *sequences[i].question;
-      const std::vector<std::int64_t>& answer = sequences[i].answer;
-      // The last answer token is only a target: nothing follows it.
-      std::vector<std::int64_t> ids = question.prompt.ids;
-      ids.insert(ids.end(), answer.begin(), answer.end() - 1);
-      const auto prompt_length = static_cast<std::int64_t>(question.prompt.ids.size());
-      const at::Tensor positions =
-          at::cat({question.positions.positions,
-                   models::text_positions(question.positions.next, static_cast<std::int64_t>(answer.size()) - 1)},
-                  1);
-      noise_keys.push_back(
-          RandomStream({hash_key("neftune"), static_cast<std::uint64_t>(options_.seed),
-                        static_cast<std::uint64_t>(step_), static_cast<std::uint64_t>(sequences[i].place)})
-              .next_u64());
-      const std::int64_t first = packer.add({ids, positions, question.prompt.image_rows, {features[i]}, -1});
-      for (std::size_t t = 0; t < answer.size(); ++t) {
-        rows.push_back(first + prompt_length - 1 + static_cast<std::int64_t>(t));
-        targets.push_back(answer[t]);
-      }
-    }
-    const at::Device device = model.output_weight().device();
-    const models::Pack pack = packer.build(device);
-    nn::PackedAttention attention(pack.layout);
-    at::Tensor embeddings = model.embed(pack.ids, pack.image_rows, pack.image_features);
-    if (options_.neftune_noise_alpha > 0)
-      embeddings = with_neftune_noise(embeddings, pack.layout.lengths, options_.neftune_noise_alpha, noise_keys);
-    const at::Tensor hidden =
-        model.decode(embeddings, pack.positions, attention).index_select(0, at::tensor(rows, at::kLong).to(device));
-    return nn::head_token_stats(hidden, model.output_weight(), at::tensor(targets, at::kLong).to(device), {})
-        .logprob.sum()
-        .neg();
-  }
-
   Json step() {
     const auto step_start = Clock::now();
     const dist::CommunicationStats before = group_.total_stats();
@@ -279,19 +213,26 @@ class SftTrainer {
     for (const TrainingSequence& sequence : batch.sequences) sizes.push_back(sequence.length());
     // Enough passes that every worker has one.
     const std::int64_t limit = std::min(options_.run.micro_batch_tokens, batch.num_tokens / nn::num_workers() + 1);
-    const auto splits = split_by_size(sizes, limit);
-    std::vector<double> losses(splits.size());
+    const auto passes = pack_passes(sizes, limit, by_length());
+    std::vector<double> losses(passes.size());
     const std::vector<at::Tensor> gradients =
-        optimizer_.accumulate(static_cast<std::int64_t>(splits.size()), [&](std::int64_t i) {
-          const auto& [begin, end] = splits[static_cast<std::size_t>(i)];
-          const std::vector<TrainingSequence> some(batch.sequences.begin() + static_cast<std::ptrdiff_t>(begin),
-                                                   batch.sequences.begin() + static_cast<std::ptrdiff_t>(end));
+        optimizer_.accumulate(static_cast<std::int64_t>(passes.size()), [&](std::int64_t i) {
+          std::vector<TrainingSequence> some;
+          EmbeddingNoise noise{options_.neftune_noise_alpha, {}};
+          for (const std::int64_t place : passes[static_cast<std::size_t>(i)]) {
+            some.push_back(batch.sequences[static_cast<std::size_t>(place)]);
+            noise.keys.push_back(
+                RandomStream({hash_key("neftune"), static_cast<std::uint64_t>(options_.seed),
+                              static_cast<std::uint64_t>(step_), hash_key(some.back().question->sample.id)})
+                    .next_u64());
+          }
           const std::uint64_t key = RandomStream({hash_key("sft"), static_cast<std::uint64_t>(options_.seed),
                                                   static_cast<std::uint64_t>(step_),
                                                   static_cast<std::uint64_t>(i * group_.size() + group_.rank())})
                                         .next_u64();
           const nn::DropoutStream dropout(key);
-          const at::Tensor part = loss_sum(some) / static_cast<double>(totals.num_targets);
+          const at::Tensor part =
+              answer_loss_sum(trained_.bundle(), builder_, some, noise) / static_cast<double>(totals.num_targets);
           losses[static_cast<std::size_t>(i)] = part.item<double>();
           return part;
         });
@@ -322,9 +263,10 @@ class SftTrainer {
         {"num_target_tokens", totals.num_targets},
         {"num_skipped", num_skipped_},
         {"num_nonfinite_steps", num_nonfinite_},
-        {"packing_fill", splits.empty() ? 1.0
+        {"packing_fill", passes.empty() ? 1.0
                                         : static_cast<double>(batch.num_tokens) /
-                                              static_cast<double>(static_cast<std::int64_t>(splits.size()) * limit)},
+                                              static_cast<double>(static_cast<std::int64_t>(passes.size()) * limit)},
+        {"num_passes", passes.size()},
         {"tokens_per_second", static_cast<double>(totals.num_tokens) / seconds},
         {"samples_per_second", static_cast<double>(totals.num_sequences) / seconds},
         {"step_time", seconds},
@@ -346,6 +288,7 @@ class SftTrainer {
   DistributedAdamW optimizer_;
   QuestionBuilder builder_;
   std::unique_ptr<data::BatchLoader> loader_;  // uses the builder
+  Validation validation_;
   StepProfile profile_;
   std::int64_t step_ = 0;
   std::int64_t num_skipped_ = 0;
@@ -354,20 +297,33 @@ class SftTrainer {
 
 }  // namespace
 
-void run_sft(const SftOptions& options, dist::ProcessGroup& group) {
+std::shared_ptr<const data::Dataset> open_sft_data(const SftOptions& options) {
+  const auto dataset = open_training_data(options.data, options.images);
+  return options.turns == "joined" ? data::join_turns(dataset) : dataset;
+}
+
+std::int64_t num_sft_steps(const SftOptions& options, std::int64_t num_questions) {
+  if (options.run.steps > 0) return options.run.steps;
+  const auto steps = static_cast<std::int64_t>(
+      std::ceil(options.epochs * static_cast<double>(num_questions) / static_cast<double>(options.batch_size)));
+  if (steps < 1) throw_invalid("nothing to do: give run.steps or epochs");
+  return steps;
+}
+
+void run_sft(const SftOptions& options, dist::ProcessGroup& group, const Scorer& scorer) {
   try {
-    check(options);
+    options.check();
     if (options.run.num_threads > 0) at::set_num_threads(static_cast<int>(options.run.num_threads));
-    SftTrainer(options, group).run();
+    explaining_memory(memory_levers(options), [&] { SftTrainer(options, group, scorer).run(); });
   } catch (const std::exception& error) {
     group.fail(error);
     throw;
   }
 }
 
-void run_sft(const SftOptions& options) {
+void run_sft(const SftOptions& options, const Scorer& scorer) {
   dist::ProcessGroup alone;
-  run_sft(options, alone);
+  run_sft(options, alone, scorer);
 }
 
 }  // namespace thinkvg::train

@@ -11,19 +11,10 @@ namespace fs = std::filesystem;
 namespace {
 
 at::ScalarType scalar_type(const std::string& dtype) {
-  if (dtype == "float32") return at::kFloat;
-  if (dtype == "bfloat16") return at::kBFloat16;
-  throw_invalid("dtype must be float32 or bfloat16, but is '{}'", dtype);
+  return dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;  // TuningOptions::check() knows no other
 }
 
 }  // namespace
-
-void TuningOptions::check() const {
-  scalar_type(dtype);
-  lora.check();
-  if (freeze_vision && freeze_projector && freeze_language)
-    throw_invalid("freeze_vision, freeze_projector and freeze_language leave nothing to train");
-}
 
 TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options, std::int64_t seed) {
   options.check();
@@ -38,6 +29,14 @@ TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options,
           start.string());
     adapters_ = std::make_unique<models::Adapters>(bundle_.model, options.lora, static_cast<std::uint64_t>(seed));
   }
+  choose_parameters(options);
+}
+
+TrainedModel::TrainedModel(models::ModelBundle bundle, const TuningOptions& options, std::int64_t seed)
+    : bundle_(std::move(bundle)) {
+  options.check();
+  if (options.lora.rank > 0)
+    adapters_ = std::make_unique<models::Adapters>(bundle_.model, options.lora, static_cast<std::uint64_t>(seed));
   choose_parameters(options);
 }
 

@@ -309,5 +309,46 @@ TEST_F(DataSettings, WrongOnesAreExplained) {
   EXPECT_EQ(open_data(options)->size(), 60);
 }
 
+Sample turn_of(const std::string& id, const std::string& turn, const std::string& image = "1.jpg") {
+  Sample sample;
+  sample.id = id;
+  sample.image = image;
+  sample.question = "q" + turn;
+  if (!turn.empty()) sample.fields["turn"] = turn;
+  return sample;
+}
+
+TEST(JoinTurns, MakesOneSampleOfAConversation) {
+  const DatasetPtr source =
+      make_dataset({turn_of("a/0", "0"), turn_of("a/1", "1"), turn_of("b", "0"), turn_of("c", ""), turn_of("d/1", "1"),
+                    turn_of("d/2", "2"), turn_of("e/0", "0"), turn_of("e/2", "2"), turn_of("a/2", "2")});
+  const DatasetPtr joined = join_turns(source);
+  std::vector<std::string> shown;
+  for (std::int64_t i = 0; i < joined->size(); ++i) {
+    const Sample sample = joined->get(i);
+    std::string ids = sample.id;
+    for (const Sample& turn : sample.more_turns) ids += " " + turn.id;
+    shown.push_back(ids);
+  }
+  // d has lost its first turn and e the one between: what is left of them stays in order, and nothing is made up.
+  EXPECT_THAT(shown, ElementsAre("a/0 a/1 a/2", "b", "c", "d/1 d/2", "e/0", "e/2"));
+}
+
+TEST(JoinTurns, KeepsPassesOfAMixtureAndPicturesApart) {
+  const DatasetPtr source =
+      make_dataset({turn_of("s/a/0", "0"), turn_of("s/a/0~2", "0"), turn_of("s/a/1~2", "1"), turn_of("s/a/1", "1"),
+                    turn_of("x/0", "0", "1.jpg"), turn_of("x/1", "1", "2.jpg")});
+  const DatasetPtr joined = join_turns(source);
+  ASSERT_EQ(joined->size(), 4);
+  EXPECT_EQ(joined->get(0).more_turns.front().id, "s/a/1");
+  EXPECT_EQ(joined->get(1).more_turns.front().id, "s/a/1~2");
+  EXPECT_TRUE(joined->get(2).more_turns.empty());
+}
+
+TEST(JoinTurns, LeavesASetWithoutConversationsAlone) {
+  const DatasetPtr source = make_dataset({turn_of("a", ""), turn_of("b", "")});
+  EXPECT_EQ(join_turns(source), source);
+}
+
 }  // namespace
 }  // namespace thinkvg::data

@@ -1,4 +1,5 @@
 // The same training in one and in several processes.
+#include <algorithm>
 #include <cmath>
 
 #include "tests/dist/workers.h"
@@ -179,6 +180,36 @@ TEST(SftDist, SkippedQuestionsAreListedOnce) {
   const WorkersResult refused = run_workers("sft", 2, {{"options", options}});
   for (std::size_t rank = 0; rank < 2; ++rank)
     EXPECT_THAT(refused.error(rank), ::testing::HasSubstr("more than max_length 8"));
+}
+
+// Rank 0 measures; all know the best step, so that they save together.
+TEST(SftDist, EvaluationsAreOfOneProcessAndKnownToAll) {
+  const test::TemporaryFolder folder;
+  const auto options = [&](const std::string& name) {
+    Json json = sft_options(folder / name);
+    json["eval"] = {{"every", 2},
+                    {"data", {{"path", test::tiny_run().train.string()}}},
+                    {"loss_questions", 6},
+                    {"score_questions", 0}};
+    json["run"]["keep_best"] = "loss";
+    json["run"]["keep_last"] = 1;
+    return json;
+  };
+  const Training one = train("sft", 1, options("1"));
+  const Training several = train("sft", 3, options("3"), {{"sharding", "optimizer"}});
+  expect_same_curves(several, one);
+  std::vector<double> losses;
+  for (std::size_t i = 0; i < one.metrics.size(); ++i) {
+    ASSERT_EQ(several.metrics[i].contains("eval/loss"), one.metrics[i].contains("eval/loss")) << i;
+    if (!one.metrics[i].contains("eval/loss")) continue;
+    losses.push_back(one.metrics[i]["eval/loss"].get<double>());
+    EXPECT_NEAR(several.metrics[i]["eval/loss"].get<double>(), losses.back(), 1e-5 * losses.back());
+  }
+  ASSERT_EQ(losses.size(), 3u) << "after steps 2, 4 and 5";
+  const auto best = std::min_element(losses.begin(), losses.end()) - losses.begin();
+  const std::string step = std::vector<std::string>{"step-2", "step-4", "step-5"}[static_cast<std::size_t>(best)];
+  EXPECT_EQ(fs::read_symlink(folder / "3/checkpoints/best"), step);
+  EXPECT_EQ(train::checkpoint_damage(folder / "3/checkpoints" / step), "");
 }
 
 TEST(OptimizerDist, ManyBucketsGiveTheSameStep) {

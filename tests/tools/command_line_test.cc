@@ -26,8 +26,8 @@ TEST(CommandLine, HelpListsEveryCommand) {
     const test::ProcessResult result = run({flag});
     EXPECT_EQ(result.exit_code, 0);
     EXPECT_EQ(result.err, "");
-    for (const char* command :
-         {"phantom", "inspect", "init", "warmup", "sft", "grpo", "generate", "serve", "eval", "score", "report"})
+    for (const char* command : {"phantom", "inspect", "init", "warmup", "check", "sft", "grpo", "generate", "serve",
+                                "eval", "score", "report"})
       EXPECT_THAT(result.out, HasSubstr(std::string("\n  ") + command + " "));
   }
 }

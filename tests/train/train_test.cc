@@ -3,7 +3,8 @@
 #include <cmath>
 #include <fstream>
 
-#include "tests/support/tiny_run.h"
+#include "tests/support/tiny_sft.h"
+#include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/grounding/response.h"
 #include "thinkvg/models/adapters.h"
@@ -99,32 +100,10 @@ TEST(TargetTextTest, WritesBoxesInTheModelsFrameAndReadsThemBack) {
   }
 }
 
-SftOptions tiny_sft(const std::string& out) {
-  const test::TinyRun& tiny = test::tiny_run();
-  SftOptions options;
-  options.model = tiny.model.string();
-  options.data.path = tiny.train.string();
-  options.images = tiny.images.string();
-  options.out = out;
-  options.batch_size = 4;
-  options.tuning.freeze_vision = options.tuning.freeze_projector = true;
-  options.optimizer.lr = 3e-3;
-  options.run.steps = 6;
-  options.run.save_every = 3;
-  return options;
-}
-
-std::vector<Json> metrics_of(const std::filesystem::path& run) {
-  std::vector<Json> lines;
-  std::ifstream stream(run / "metrics.jsonl");
-  for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
-  return lines;
-}
-
-// The hash of the weights: a failed comparison must not print them.
-std::string weights_of(const std::filesystem::path& run, const std::string& step) {
-  return sha256_file(run / "checkpoints" / step / "model.safetensors");
-}
+using models::ModelPart;
+using test::metrics_of;
+using test::tiny_sft;
+using test::weights_of;
 
 TEST(SftTest, LossFallsAndFrozenTowerStays) {
   const test::TemporaryFolder folder;
@@ -139,7 +118,7 @@ TEST(SftTest, LossFallsAndFrozenTowerStays) {
   const auto after = models::load(folder / "run/checkpoints/step-40");
   const auto old_parameters = before->named_parameters();
   for (const auto& item : after->named_parameters()) {
-    const bool vision = after->part_of(item.key()) != models::ModelPart::language;
+    const bool vision = after->part_of(item.key()) != ModelPart::language;
     EXPECT_EQ(at::equal(item.value(), old_parameters[item.key()]), vision) << item.key();
   }
 }
@@ -159,19 +138,34 @@ TEST(SftTest, ResumesToTheSameBits) {
   for (std::size_t i = 0; i < cut.size(); ++i) EXPECT_EQ(cut[i]["loss"], whole[i]["loss"]);
 }
 
-TEST(SftTest, GradientDoesNotDependOnMicroBatches) {
+// Each sequence alone is the plain loss; packed ones, in any way, must give the same.
+TEST(SftTest, GradientDoesNotDependOnPasses) {
   const test::TemporaryFolder folder;
-  SftOptions options = tiny_sft((folder / "one").string());
+  SftOptions options = tiny_sft((folder / "alone").string());
   options.tuning.freeze_vision = options.tuning.freeze_projector = false;
+  options.batch_size = 8;
   options.run.steps = 1;
-  options.run.micro_batch_tokens = 100000;
-  run_sft(options);
-  options.out = (folder / "many").string();
   options.run.micro_batch_tokens = 1;
   run_sft(options);
-  const auto one = metrics_of(folder / "one").front(), many = metrics_of(folder / "many").front();
-  EXPECT_NEAR(one["loss"].get<double>(), many["loss"].get<double>(), 1e-5);
-  EXPECT_NEAR(one["grad_norm"].get<double>(), many["grad_norm"].get<double>(), 1e-4 * one["grad_norm"].get<double>());
+  const Json alone = metrics_of(folder / "alone").front();
+  EXPECT_EQ(alone["num_passes"], 8);
+  for (const char* packing : {"by_length", "in_order"}) {
+    for (const std::int64_t tokens : {1000, 100000}) {
+      options.packing = packing;
+      options.run.micro_batch_tokens = tokens;
+      options.out = (folder / fmt::format("{}-{}", packing, tokens)).string();
+      run_sft(options);
+      const Json packed = metrics_of(options.out).front();
+      EXPECT_LT(packed["num_passes"].get<int>(), 8);
+      EXPECT_GT(packed["packing_fill"].get<double>(), 0);
+      EXPECT_LE(packed["packing_fill"].get<double>(), 1);
+      EXPECT_EQ(packed["num_tokens"], alone["num_tokens"]) << "the same questions, in other passes";
+      EXPECT_NEAR(packed["loss"].get<double>(), alone["loss"].get<double>(), 1e-5) << packing;
+      EXPECT_NEAR(packed["grad_norm"].get<double>(), alone["grad_norm"].get<double>(),
+                  1e-4 * alone["grad_norm"].get<double>())
+          << packing;
+    }
+  }
 }
 
 TEST(SftTest, AnExistingRunIsNotOverwritten) {
@@ -277,12 +271,45 @@ TEST(SftTest, PartsHaveLearningRatesOfTheirOwn) {
   double vision = 0, projector = 0;
   for (const auto& item : after->named_parameters()) {
     const double change = (item.value() - old_parameters[item.key()]).abs().max().item<double>();
-    const models::ModelPart part = after->part_of(item.key());
-    if (part == models::ModelPart::vision) vision = std::max(vision, change);
-    if (part == models::ModelPart::projector) projector = std::max(projector, change);
+    const ModelPart part = after->part_of(item.key());
+    if (part == ModelPart::vision) vision = std::max(vision, change);
+    if (part == ModelPart::projector) projector = std::max(projector, change);
   }
   EXPECT_LT(vision, 1e-7);
   EXPECT_GT(projector, 1e-3);
+}
+
+TEST(TrainedModelTest, PartsHaveWeightDecaysOfTheirOwn) {
+  OptimizerOptions options;
+  options.weight_decay = 0.1;
+  options.vision_weight_decay = 0;
+  options.projector_weight_decay = 0.5;
+  const TrainedModel model(test::tiny_run().model, {}, 0);
+  const auto groups = model.groups(options);
+  ASSERT_EQ(groups.size(), 3u);
+  for (const ParameterGroup& group : groups) {
+    const ModelPart part = model.part_of_parameter(group.parameters.front().first);
+    EXPECT_EQ(group.weight_decay, part == ModelPart::vision ? 0 : part == ModelPart::projector ? 0.5 : 0.1);
+  }
+  // Gradients of zero leave the decay alone: matrices shrink by lr * decay, norms and biases stay.
+  std::map<std::string, at::Tensor> before;
+  for (const auto& [name, parameter] : model.parameters()) before[name] = parameter.detach().clone();
+  AdamW optimizer(groups, options);
+  std::vector<at::Tensor> zeros;
+  for (const auto& [name, parameter] : optimizer.parameters()) zeros.push_back(at::zeros_like(parameter));
+  optimizer.step(zeros, 0.1);
+  for (const auto& [name, parameter] : model.parameters()) {
+    const ModelPart part = model.part_of_parameter(name);
+    const double decay = parameter.dim() < 2            ? 0
+                         : part == ModelPart::vision    ? 0
+                         : part == ModelPart::projector ? 0.5
+                                                        : 0.1;
+    EXPECT_TRUE(at::allclose(parameter, before[name] * (1 - 0.1 * decay), 1e-6, 1e-7)) << name;
+  }
+  options.vision_weight_decay = -1;  // as weight_decay
+  for (const ParameterGroup& group : model.groups(options))
+    if (model.part_of_parameter(group.parameters.front().first) == ModelPart::vision)
+      EXPECT_EQ(group.weight_decay, 0.1);
 }
 
 TEST(SftTest, LongerSequencesAreRefusedOrSkippedAndNamed) {
@@ -316,6 +343,12 @@ TEST(SftTest, NoiseOnEmbeddingsChangesTrainingButNotItsRepetition) {
   }
   EXPECT_EQ(weights_of(folder / "noisy", "step-2"), weights_of(folder / "again", "step-2"));
   EXPECT_NE(weights_of(folder / "noisy", "step-2"), weights_of(folder / "plain", "step-2"));
+  // A question's noise is its own, whatever shares its pass.
+  options.out = (folder / "alone").string();
+  options.run.micro_batch_tokens = 1;
+  run_sft(options);
+  const double loss = metrics_of(folder / "noisy").front()["loss"].get<double>();
+  EXPECT_NEAR(metrics_of(folder / "alone").front()["loss"].get<double>(), loss, 1e-5);
 }
 
 TEST(SftTest, ADamagedCheckpointIsPassedOver) {

@@ -36,6 +36,9 @@ struct Sample {
   grounding::ImageSize size;                  // of `image` as shown, where the set says it; 0 x 0: unknown
   std::string split;                          // "train", "test", .. where the set says it
   std::map<std::string, std::string> fields;  // what else the set says of the row, by its own names: q_lang, modality
+  // Further questions about the same pictures, in order, each asked behind the answers before it: only where
+  // join_turns() made one sample of a conversation.
+  std::vector<Sample> more_turns;
 
   // The question as it is put to a model: question, then one line per choice.
   std::string prompt() const;

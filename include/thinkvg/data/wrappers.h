@@ -31,6 +31,11 @@ DatasetPtr cap(DatasetPtr source, const Caps& caps, std::uint64_t seed);
 // the others have none. Smaller shares lie inside larger ones.
 DatasetPtr with_think(DatasetPtr source, double share, std::uint64_t seed);
 
+// Conversations in one piece: the turns of a row of a set of conversations, which are samples of their own there
+// (Sample::fields has "turn"), become one sample with the later turns in Sample::more_turns. It stands in the place of
+// its first turn. A turn whose predecessor is not in the source begins a sample of its own, as do all other samples.
+DatasetPtr join_turns(DatasetPtr source);
+
 // Several sets in one, interleaved so that any beginning has nearly the given shares. A part that ends before the
 // others begins again, in another seeded order; ids of later passes end in "~2", "~3". Ids begin with the part's name,
 // which is also the field "source".

@@ -26,7 +26,7 @@ struct DistOptions {
               "Seconds after which a process that gives no sign of life (killed, stopped, host lost) ends the job.");
     v.setting("timeout", timeout,
               "Seconds that others wait for a process that lives but is late, before it ends the job; raise it where "
-              "one may well take longer, such as for a large checkpoint.");
+              "one may well take longer, such as for a large checkpoint or an evaluation.");
     v.setting("check_collectives", check_collectives,
               "Compare name, shape and type of each exchange over all processes first, so that processes that took "
               "different ways are told apart in place of a hang or a wrong sum.");

@@ -96,4 +96,8 @@ Evaluation evaluate(const EvalOptions& options, dist::ProcessGroup& group, const
 // answers of a batch are computed without gradient. `options.model` is only a name here, and nothing is resumed.
 Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge = {});
 
+// The same with questions at hand, whose pictures are below options.images; options.data, options.limit and
+// options.fuse_readers are not used.
+Evaluation evaluate(const models::ModelBundle& bundle, const data::Dataset& questions, const EvalOptions& options);
+
 }  // namespace thinkvg::eval

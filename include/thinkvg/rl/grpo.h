@@ -8,8 +8,10 @@
 #include "thinkvg/generation/rollout_engine.h"
 #include "thinkvg/rewards/reward.h"
 #include "thinkvg/text/chat.h"
+#include "thinkvg/train/memory_plan.h"
 #include "thinkvg/train/options.h"
 #include "thinkvg/train/trained_model.h"
+#include "thinkvg/train/validation.h"
 
 namespace thinkvg::rl {
 
@@ -59,6 +61,7 @@ struct GrpoOptions {
   generation::EngineOptions engine;
   text::PromptOptions prompt;
   train::OptimizerOptions optimizer{.lr = 1e-6, .schedule = "constant"};
+  train::ValidationOptions eval;
   train::RunOptions run;
   std::int64_t processes = 1;
   dist::DistOptions dist;
@@ -127,6 +130,7 @@ struct GrpoOptions {
     v.section("engine", engine, "The rollout engine.");
     v.section("prompt", prompt, "How a question is put.");
     v.section("optimizer", optimizer, "How weights are updated.");
+    v.section("eval", eval, "Evaluation while training.");
     v.section("run", run, "Length, memory, checkpoints.");
     v.setting(
         "processes", processes,
@@ -134,17 +138,21 @@ struct GrpoOptions {
         "start bring their own.");
     v.section("dist", dist, "How several processes work together.");
   }
+  // Throws std::invalid_argument naming the setting.
+  void check() const;
 };
 
 // Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300) on a run folder: sample G completions a question
 // from the present weights, reward them by rule, update. Metrics go to metrics.jsonl under TRL's names, completions
 // with their rewards and reasons to samples/completions.jsonl; what looks wrong is warned of once (rewards::RunWatch).
-// Throws as train::run_sft.
+// `scorer` and exceptions as in train::run_sft.
 //
 // With several processes all of them call it; the questions of a step are shared out, and completions, rewards,
 // statistics over the batch and steps are those of one process, within rounding (loss_type bnpo means micro-batches, so
-// that it depends on the split). Rank 0 writes the run folder, which all must see.
-void run_grpo(const GrpoOptions& options, dist::ProcessGroup& group);
-void run_grpo(const GrpoOptions& options);  // this process alone
+// that it depends on the split). Rank 0 writes the run folder, which all must see, and evaluates.
+void run_grpo(const GrpoOptions& options, dist::ProcessGroup& group, const train::Scorer& scorer = {});
+void run_grpo(const GrpoOptions& options, const train::Scorer& scorer = {});  // this process alone
+
+train::MemoryLevers memory_levers(const GrpoOptions& options);
 
 }  // namespace thinkvg::rl

@@ -52,6 +52,7 @@ struct RunOptions {
   std::int64_t micro_batch_tokens = 4096;
   std::int64_t save_every = 0;
   std::int64_t keep_last = 2;
+  std::string keep_best;
   bool async_save = false;
   std::int64_t log_every = 1;
   std::int64_t num_threads = 0;
@@ -66,6 +67,9 @@ struct RunOptions {
     v.setting("micro_batch_tokens", micro_batch_tokens, "Tokens of one forward and backward pass; bounds the memory.");
     v.setting("save_every", save_every, "Steps between checkpoints; 0: only at the end.");
     v.setting("keep_last", keep_last, "Checkpoints that are kept.");
+    v.setting("keep_best", keep_best,
+              "Keep the checkpoint of the best evaluation, too, as checkpoints/best: loss (lowest), a_score, v_score, "
+              "mean_of_a_and_v, parse_rate or token_f1 (highest); empty: none.");
     v.setting("async_save", async_save,
               "Write checkpoints while training goes on; needs memory for one more copy of weights and optimizer.");
     v.setting("log_every", log_every, "Steps between lines of metrics.jsonl.");

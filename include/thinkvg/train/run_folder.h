@@ -36,6 +36,7 @@ class RunFolder {
   struct TrainerState {
     std::int64_t step = 0;  // steps done
     Json extra = Json::object();
+    std::int64_t best_step = -1;  // whose checkpoint is kept beyond keep_last; -1: none. Not read back.
   };
   // Reads the optimizer's state of a checkpoint.
   static TrainerState load_checkpoint(const std::filesystem::path& checkpoint, DistributedAdamW& optimizer);
@@ -47,7 +48,8 @@ class RunFolder {
   // One line of samples/<file>.
   void log_sample(const Json& sample, const std::string& file = "completions.jsonl");
 
-  // Writes checkpoints/step-N atomically, then removes all but the last `keep_last`. With RunOptions::async_save the
+  // Writes checkpoints/step-N atomically, then removes all but the last `keep_last` and the best, which the link
+  // checkpoints/best points to. With RunOptions::async_save the
   // tensors are copied and the call returns; an error then surfaces at the next call, or at finish().
   // `group`: every process calls it. Where states are sharded each writes its own; then rank 0 the rest, and the
   // checkpoint counts from then on.

@@ -7,6 +7,7 @@
 #include "thinkvg/text/chat.h"
 #include "thinkvg/train/options.h"
 #include "thinkvg/train/trained_model.h"
+#include "thinkvg/train/validation.h"
 
 namespace thinkvg::train {
 
@@ -22,10 +23,13 @@ struct SftOptions {
   std::int64_t max_length = 0;
   std::string overlong = "refuse";
   bool think = true;
+  std::string turns = "joined";
+  std::string packing = "by_length";
   double neftune_noise_alpha = 0;
   TuningOptions tuning;
   text::PromptOptions prompt;
   OptimizerOptions optimizer;
+  ValidationOptions eval;
   RunOptions run;
   std::int64_t processes = 1;
   dist::DistOptions dist;
@@ -45,11 +49,18 @@ struct SftOptions {
               "What happens to a longer one: refuse (the run stops and names it) or skip (it is left out, counted and "
               "listed in samples/skipped.jsonl).");
     v.setting("think", think, "Teach the reasoning before the answer; false: the answer alone.");
+    v.setting("turns", turns,
+              "Conversations of several turns: joined (one sequence, every answer is learned behind the turns before "
+              "it) or apart (each turn is a question of its own, asked without the others).");
+    v.setting("packing", packing,
+              "Which sequences of a step share a pass: by_length (fewest passes) or in_order (neighbours of the seeded "
+              "order). The questions of a step are the same with both, and so is its gradient.");
     v.setting("neftune_noise_alpha", neftune_noise_alpha,
               "Noise on the embeddings (NEFTune, arXiv 2310.05914), such as 5; 0: none.");
     tuning.visit(v);
     v.section("prompt", prompt, "How a question is put.");
     v.section("optimizer", optimizer, "How weights are updated.");
+    v.section("eval", eval, "Evaluation while training.");
     v.section("run", run, "Length, memory, checkpoints.");
     v.setting(
         "processes", processes,
@@ -57,15 +68,24 @@ struct SftOptions {
         "start bring their own.");
     v.section("dist", dist, "How several processes work together.");
   }
+  // Throws std::invalid_argument naming the setting.
+  void check() const;
 };
 
 // Supervised fine-tuning on a run folder; loss on the answers' tokens only, normalised by their number in the step.
-// Ends early, with a checkpoint, where interrupt_requested(). Throws std::invalid_argument for wrong settings,
-// std::runtime_error for unusable data, models or disks.
+// `scorer` answers and scores held-out questions where eval.score_questions asks for it. Ends early, with a checkpoint,
+// where interrupt_requested(). Throws std::invalid_argument for wrong settings, std::runtime_error for unusable data,
+// models or disks, and where memory runs out: it then names the settings that lower the need.
 //
 // With several processes all of them call it; the batch is shared out, and losses, steps and weights are those of one
-// process, within rounding (with lora.dropout the masks differ). Rank 0 writes the run folder, which all must see.
-void run_sft(const SftOptions& options, dist::ProcessGroup& group);
-void run_sft(const SftOptions& options);  // this process alone
+// process, within rounding (with lora.dropout the masks differ). Rank 0 writes the run folder, which all must see, and
+// evaluates.
+void run_sft(const SftOptions& options, dist::ProcessGroup& group, const Scorer& scorer = {});
+void run_sft(const SftOptions& options, const Scorer& scorer = {});  // this process alone
+
+// The questions of a run: data, with the pictures that are there, and conversations joined or not.
+std::shared_ptr<const data::Dataset> open_sft_data(const SftOptions& options);
+// Optimizer steps of a run over so many questions. Throws std::invalid_argument where that is none.
+std::int64_t num_sft_steps(const SftOptions& options, std::int64_t num_questions);
 
 }  // namespace thinkvg::train

@@ -47,6 +47,8 @@ class TrainedModel {
   // The same out of a checkpoint that save() wrote; `folder` is what the run started from.
   TrainedModel(const std::filesystem::path& folder, const TuningOptions& options,
                const std::filesystem::path& checkpoint);
+  // Around a model at hand, in its own dtype.
+  TrainedModel(models::ModelBundle bundle, const TuningOptions& options, std::int64_t seed);
 
   models::VisionLanguageModel& model() const { return *bundle_.model; }
   const models::ModelBundle& bundle() const { return bundle_; }
