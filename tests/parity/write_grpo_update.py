@@ -50,6 +50,7 @@ WEIGHTS = [1.0, 0.5]
 CASES = [
     dict(name="dapo", loss_type="dapo", beta=0.04, off_policy=True),
     dict(name="grpo on-policy", loss_type="grpo", beta=0.0),
+    dict(name="dapo on-policy", loss_type="dapo", beta=0.04),
     dict(name="grpo", loss_type="grpo", beta=0.1, off_policy=True, scale_rewards="batch"),
     dict(name="bnpo", loss_type="bnpo", beta=0.04, off_policy=True, micro_batches=1),
     dict(name="dr_grpo", loss_type="dr_grpo", beta=0.04, off_policy=True, scale_rewards="none"),
@@ -60,11 +61,13 @@ CASES = [
     dict(name="gdpo", loss_type="dapo", beta=0.04, off_policy=True, multi_objective_aggregation="normalize_then_sum"),
     dict(name="entropy", loss_type="dapo", beta=0.04, off_policy=True, micro_batches=1, entropy_coef=0.05,
          top_entropy_quantile=0.5, delta=1.5),
+    dict(name="kl without correction", loss_type="dapo", beta=0.04, off_policy=True, use_bias_correction_kl=False),
     dict(name="truncated", loss_type="dapo", beta=0.04, off_policy=True, mask_truncated_completions=True),
 ]
 DEFAULTS = dict(off_policy=False, micro_batches=2, scale_rewards="group", importance_sampling_level="token",
                 epsilon_high=0.28, multi_objective_aggregation="sum_then_normalize", entropy_coef=0.0,
-                top_entropy_quantile=1.0, delta=None, mask_truncated_completions=False)
+                top_entropy_quantile=1.0, delta=None, mask_truncated_completions=False,
+                use_bias_correction_kl=True)
 
 
 def make_processor():
@@ -178,7 +181,8 @@ def run_case(case, processor):
             importance_sampling_level=options["importance_sampling_level"], scale_rewards=options["scale_rewards"],
             multi_objective_aggregation=options["multi_objective_aggregation"], reward_weights=WEIGHTS,
             entropy_coef=options["entropy_coef"], top_entropy_quantile=options["top_entropy_quantile"],
-            mask_truncated_completions=options["mask_truncated_completions"], learning_rate=1e-6, max_grad_norm=0.0,
+            mask_truncated_completions=options["mask_truncated_completions"],
+            use_bias_correction_kl=options["use_bias_correction_kl"], learning_rate=1e-6, max_grad_norm=0.0,
             use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], logging_steps=1, save_strategy="no",
             shuffle_dataset=False, disable_tqdm=True)
         keep = KeepGradients()

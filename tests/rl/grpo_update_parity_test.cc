@@ -157,6 +157,7 @@ class Update {
     options.epsilon_high = options_["epsilon_high"].get<double>();
     options.delta = options_.value("delta", 0.0);
     options.beta = options_["beta"].get<double>();
+    options.bias_corrected_kl = options_["use_bias_correction_kl"].get<bool>();
     options.entropy_coef = options_["entropy_coef"].get<double>();
     options.max_completion_length = reference().document["max_completion_length"].get<std::int64_t>();
     return options;
@@ -209,7 +210,7 @@ TEST_P(GrpoUpdateParity, LossAndEveryGradientAreTrls) {
   EXPECT_EQ(num_compared, expected["gradients"].size());
 }
 
-INSTANTIATE_TEST_SUITE_P(, GrpoUpdateParity, testing::Range(std::size_t{0}, std::size_t{12}));
+INSTANTIATE_TEST_SUITE_P(, GrpoUpdateParity, testing::Range(std::size_t{0}, std::size_t{14}));
 
 }  // namespace
 }  // namespace thinkvg::rl

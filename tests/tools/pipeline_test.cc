@@ -419,7 +419,7 @@ echo "exit $?")";
   const ProcessResult result = test::run_process({"bash", "-c", script});
   EXPECT_THAT(result.out, HasSubstr("200 OK")) << read_file(path("serve.log"));
   EXPECT_THAT(result.out, HasSubstr("\"finish_reason\""));
-  EXPECT_THAT(result.out, HasSubstr("\nexit 0\n")) << read_file(path("serve.log"));
+  EXPECT_THAT(result.out, HasSubstr("exit 0\n")) << read_file(path("serve.log"));
 }
 
 TEST_F(PipelineEndToEnd, TrainingTwiceGivesTheSameWeights) {

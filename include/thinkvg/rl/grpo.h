@@ -32,7 +32,7 @@ struct GrpoOptions {
   double beta = 0.04;
   std::string kl_estimator = "k3";
   bool kl_in_reward = false;
-  bool use_bias_correction_kl = false;
+  bool use_bias_correction_kl = true;  // as in TRL, from 1.16 on
   bool sync_ref_model = false;
   double ref_model_mixup_alpha = 0.6;
   std::int64_t ref_model_sync_steps = 512;
