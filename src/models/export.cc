@@ -213,7 +213,7 @@ ExportReport export_model(const ExportOptions& options) {
   content.texts["config.json"] = config.dump(2) + "\n";
   for (const char* name : kOwnFiles)
     if (fs::exists(plan.base / name)) content.texts[name] = read_file(plan.base / name);
-  content = split_weights(std::move(content), bytes_of(options.shard_size));
+  content.max_file_bytes = bytes_of(options.shard_size);
 
   ExportReport report;
   fs::create_directories(fs::absolute(options.out).parent_path());

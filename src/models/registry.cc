@@ -16,7 +16,6 @@
 #include "thinkvg/models/qwen2_vl.h"
 #include "thinkvg/models/qwen3_vl.h"
 #include "thinkvg/models/safetensors.h"
-#include "thinkvg/models/sharding.h"
 #include "thinkvg/models/skeleton.h"
 #include "thinkvg/models/vision_language_model.h"
 #include "thinkvg/nn/layers.h"
@@ -251,7 +250,7 @@ FolderContent model_content(const VisionLanguageModel& model) {
   content.tensors["model.safetensors"] = std::move(tensors);
   content.texts["config.json"] = config.dump(2) + "\n";
   content.texts["generation_config.json"] = generation.dump(2) + "\n";
-  return in_shards(std::move(content), kLargestShard);
+  return content;
 }
 
 void save(const VisionLanguageModel& model, const std::filesystem::path& folder) {

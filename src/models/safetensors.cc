@@ -269,7 +269,8 @@ void write_safetensors(const NamedTensors& tensors, const std::filesystem::path&
   }
 }
 
-void write_content(const FolderContent& content, const std::filesystem::path& folder) {
+void write_content(const FolderContent& whole, const std::filesystem::path& folder) {
+  const FolderContent content = split_weights(whole);
   for (const auto& [name, tensors] : content.tensors) {
     std::filesystem::create_directories((folder / name).parent_path());
     write_safetensors(tensors, folder / name, content.dtype);
@@ -280,16 +281,17 @@ void write_content(const FolderContent& content, const std::filesystem::path& fo
   }
 }
 
-FolderContent split_weights(FolderContent content, std::int64_t max_bytes) {
-  if (max_bytes < 1) throw_invalid("files of weights need room for at least one byte, not {}", max_bytes);
+FolderContent split_weights(FolderContent content) {
+  if (content.max_file_bytes < 1)
+    throw_invalid("files of weights need room for at least one byte, not {}", content.max_file_bytes);
   const auto whole = content.tensors.find("model.safetensors");
-  if (whole == content.tensors.end()) throw_invalid("split_weights: there is no model.safetensors");
+  if (whole == content.tensors.end()) return content;
   std::vector<NamedTensors> shards(1);
   std::uint64_t total = 0, filled = 0;
   std::int64_t parameters = 0;
   for (auto& [name, tensor] : whole->second) {
     const std::uint64_t bytes = written_bytes(tensor, content.dtype);
-    if (!shards.back().empty() && filled + bytes > static_cast<std::uint64_t>(max_bytes)) {
+    if (!shards.back().empty() && filled + bytes > static_cast<std::uint64_t>(content.max_file_bytes)) {
       shards.emplace_back();
       filled = 0;
     }
@@ -312,7 +314,7 @@ FolderContent split_weights(FolderContent content, std::int64_t max_bytes) {
 }
 
 FolderContent copy_content(const FolderContent& content) {
-  FolderContent copy{{}, content.texts, content.dtype};
+  FolderContent copy{{}, content.texts, content.dtype, content.max_file_bytes};
   for (const auto& [file, tensors] : content.tensors) {
     NamedTensors& copies = copy.tensors[file];
     for (const auto& [name, tensor] : tensors)

@@ -20,3 +20,5 @@
 #include <thread>
 #include <unordered_map>
 #include <vector>
+
+#include "compiled_templates.h"

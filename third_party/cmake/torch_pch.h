@@ -10,3 +10,5 @@
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "compiled_templates.h"

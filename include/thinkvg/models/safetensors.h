@@ -28,13 +28,14 @@ struct FolderContent {
   std::map<std::string, NamedTensors> tensors;  // safetensors files
   std::map<std::string, std::string> texts;
   std::optional<at::ScalarType> dtype = {};  // what floating-point tensors are converted to while they are written
+  std::int64_t max_file_bytes = 5'000'000'000;  // larger weights are written in several files; transformers' limit
 };
-// Writes it into an existing folder, each file atomically.
+// Writes it into an existing folder, each file atomically; model.safetensors by split_weights.
 void write_content(const FolderContent& content, const std::filesystem::path& folder);
 // Splits model.safetensors, in the order of its tensors, into model-00001-of-0000N.safetensors, .. with at most
-// `max_bytes` of data each (a larger tensor has a file of its own) and model.safetensors.index.json, as transformers
-// does. What fits into one file stays as it is.
-FolderContent split_weights(FolderContent content, std::int64_t max_bytes);
+// `max_file_bytes` of data each (a larger tensor has a file of its own) and model.safetensors.index.json, as
+// transformers does. What fits into one file stays as it is. Throws std::invalid_argument unless the limit is positive.
+FolderContent split_weights(FolderContent content);
 // The same content with copies of the tensors on the CPU: what is written later, while the tensors change.
 FolderContent copy_content(const FolderContent& content);
 
