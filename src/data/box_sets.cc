@@ -14,9 +14,9 @@
 // Sets of findings with boxes, in pixels of the original picture. They hold no questions; each reader asks what its set
 // can answer:
 //   MS-CXR    a phrase of a report is to be found: one sample a picture and phrase, with all its boxes
-//   VinDr     which findings are there, and where: one sample a picture and reader (readers disagree, and are not
-//   mixed) RSNA      is there an opacity that suggests pneumonia, and where: one sample a picture NIH       a finding
-//   that is there is to be found (other findings have no boxes): one sample a picture and finding
+//   VinDr     which findings are there, and where: one sample a picture and reader (they disagree, and are not mixed)
+//   RSNA      is there an opacity that suggests pneumonia, and where: one sample a picture
+//   NIH       a finding that is there is to be found (others have no boxes): one sample a picture and finding
 namespace thinkvg::data {
 namespace {
 
@@ -146,7 +146,7 @@ std::unique_ptr<Dataset> open_ms_cxr_json(const Preview& file, const std::string
       Sample sample = phrase_sample(text_field(*image->second, {"path", "file_name"}), phrase, category->second);
       sample.split = text_field(*image->second, "split");
       if (image->second->contains("width") && image->second->contains("height"))
-        sample.size = {image->second->at("width").get<std::int64_t>(), image->second->at("height").get<std::int64_t>()};
+        sample.size = {whole_field(*image->second, "width"), whole_field(*image->second, "height")};
       const auto box = annotation.find("bbox");
       if (box == annotation.end()) bad("the annotation has no 'bbox'");
       return {sample.id, sample, region_of(category->second, four_numbers(*box), grounding::BoxOrder::xywh)};

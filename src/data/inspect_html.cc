@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -31,7 +32,8 @@ constexpr std::array<const char*, 8> kColors = {"#ffb000", "#4cc9f0", "#ff5d8f",
                                                 "#c77dff", "#f9f871", "#ff7b54", "#9bb1ff"};
 
 constexpr const char* kStyle = R"css(
-:root{--ink:#1b2430;--soft:#5b6878;--line:#dfe4ea;--page:#f5f7f9;--card:#fff;--bar:#3b6fb6;--bad:#b3261e;--warn:#9a6700;--good:#1a7f4b}
+:root{color-scheme:light dark;--ink:#1b2430;--soft:#5b6878;--line:#dfe4ea;--page:#f5f7f9;--card:#fff;--bar:#3b6fb6;--bad:#b3261e;--warn:#9a6700;--note:#63707f;--good:#1a7f4b;--wrong:#b3261e}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e3e8ee;--soft:#9aa6b4;--line:#2b333d;--page:#11151a;--card:#191f26;--bar:#6f9fe0;--good:#4fc48a;--wrong:#ff8a80}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1180px;margin:0 auto;padding:28px 24px 80px}
@@ -39,29 +41,32 @@ h1{font-size:26px;margin:0 0 2px}h2{font-size:19px;margin:38px 0 12px;padding-to
 .sub{color:var(--soft);margin:0 0 18px;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:12px}
 .tile,.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px 16px}
-.tile b{display:block;font-size:23px;white-space:nowrap;line-height:1.25;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:13px}
+.tile b{display:block;font-size:23px;line-height:1.25;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:13px}
 .tile.good{border-left:4px solid var(--good)}.tile.bad{border-left:4px solid var(--bad)}
 table{border-collapse:collapse;width:100%;background:var(--card);border:1px solid var(--line);border-radius:8px;overflow:hidden}
 th,td{text-align:left;padding:6px 12px;border-bottom:1px solid var(--line);vertical-align:middle;overflow-wrap:anywhere}
 th{font-size:12.5px;color:var(--soft);font-weight:600}tr:last-child td{border-bottom:0}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.wide{overflow-x:auto}.frames td,.frames th{overflow-wrap:normal}.frames b{white-space:nowrap}.frames th.n{white-space:normal}
 .level{display:inline-block;min-width:64px;text-align:center;border-radius:10px;padding:1px 9px;font-size:12px;font-weight:600;color:#fff}
-.error{background:var(--bad)}.warning{background:var(--warn)}.note{background:#63707f}
-.grid{display:grid;align-items:start;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:14px}
+.error{background:var(--bad)}.warning{background:var(--warn)}.note{background:var(--note)}
+.findings td:first-child{width:1%}.findings td.n{width:1%}.findings small{display:block;color:var(--soft);margin-top:2px}
+.grid{columns:330px;column-gap:14px}.grid>.card{break-inside:avoid;margin:0 0 14px}
 .bars td{padding:4px 12px}.bars i{display:block;height:12px;background:var(--bar);border-radius:2px;min-width:1px}
 .bars td.w{width:45%}
 details{background:var(--card);border:1px solid var(--line);border-radius:8px;margin:8px 0}
 summary{cursor:pointer;padding:9px 14px;font-weight:600}summary em{font-style:normal;color:var(--soft);font-weight:400}
 details table{border:0;border-top:1px solid var(--line);border-radius:0}
-.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(360px,1fr));gap:16px}
+.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(360px,100%),1fr));gap:16px}
 .example{background:var(--card);border:1px solid var(--line);border-radius:8px;overflow:hidden}
 .example figure{margin:0;background:#0c1117}.example svg{display:block;width:100%;height:auto;max-height:480px}
 .example div{padding:10px 14px 14px}.example .id{color:var(--soft);font-size:12.5px;overflow-wrap:anywhere}
 .example p{margin:6px 0 0}.example ul{margin:6px 0 0;padding-left:0;list-style:none}.example li.chosen{font-weight:600;color:var(--good)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 12px;font-size:12.5px;margin-top:8px}.legend span::before{content:"";display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:5px;background:var(--c);vertical-align:-1px;border:1px solid #0003}
-.think{font-size:13px;color:#3b4756;max-height:9.2em;overflow:auto}.wrong{color:var(--bad);font-size:13px}
+.think{font-size:13px;color:var(--soft);max-height:9.2em;overflow:auto}.wrong{color:var(--wrong);font-size:13px}
 .hist{width:100%;height:96px;display:block}.hist rect{fill:var(--bar)}.axis{display:flex;justify-content:space-between;color:var(--soft);font-size:12px}
 .facts{color:var(--soft);font-size:13px;margin:6px 0 0}
+@media(max-width:600px){main{padding:18px 12px 60px}.tiles{grid-template-columns:repeat(auto-fit,minmax(130px,1fr))}th,td{padding:6px 8px}}
 )css";
 
 std::string count_text(const Json& value) { return format_count(value.get<std::int64_t>()); }
@@ -142,16 +147,23 @@ std::string reach_picture(const Json& reach) {
       "<svg width=\"56\" height=\"56\" viewBox=\"7 7 56 56\"><rect x=\"20\" y=\"20\" width=\"30\" height=\"30\" "
       "fill=\"none\" "
       "stroke=\"#5b6878\" stroke-dasharray=\"2 2\"/><rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" "
-      "fill=\"#3b6fb633\" stroke=\"#3b6fb6\"/></svg>",
+      "fill=\"var(--bar)\" fill-opacity=\"0.2\" stroke=\"var(--bar)\"/></svg>",
       place(r[0]), place(r[1]), std::max(0.0, 30 * (r[2] - r[0])), std::max(0.0, 30 * (r[3] - r[1])));
+}
+
+// With a capital at its beginning.
+std::string sentence(std::string text) {
+  if (!text.empty()) text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  return text;
 }
 
 std::string frame_section(const Json& frame) {
   std::string out =
-      fmt::format("<h2 id=\"frame\">Where the boxes live</h2><p>{}.</p>", escape(frame["verdict"].get<std::string>()));
+      fmt::format("<h2 id=\"frame\">Where the boxes live</h2><p>{}.</p>", escape(sentence(frame["verdict"])));
   if (!frame.contains("candidates")) return out;
   out +=
-      "<table><tr><th>frame</th><th class=\"n\">boxes in the picture</th><th class=\"n\">touch the picture's edge</th>"
+      "<div class=\"wide\"><table class=\"frames\"><tr><th>frame</th><th class=\"n\">boxes in the picture</th><th "
+      "class=\"n\">touch the picture's edge</th>"
       "<th>reach (dotted: the picture)</th><th class=\"n\">misfit</th></tr>";
   for (const Json& c : frame["candidates"]) {
     const std::string name = c["frame"].get<std::string>();
@@ -163,7 +175,8 @@ std::string frame_section(const Json& frame) {
         share(c["touching_edge"].get<double>()), reach_picture(c["reach"]), c["badness"].get<double>());
   }
   return out +
-         "</table><p class=\"facts\">Every box is read as if it stood in each frame. In the right one no box leaves "
+         "</table></div><p class=\"facts\">Every box is read as if it stood in each frame. In the right one no box "
+         "leaves "
          "the "
          "picture and the outermost ones come near to all four edges; boxes that annotators' tools cut off lie on the "
          "edge "
@@ -285,13 +298,13 @@ std::string inspection_html(const Inspection& inspection, const Dataset& dataset
   if (r["problems"].empty()) {
     out += "<p>Nothing is wrong.</p>";
   } else {
-    out +=
-        "<table><tr><th style=\"width:100px\">level</th><th class=\"n\" "
-        "style=\"width:100px\">count</th><th>what</th></tr>";
+    out += "<table class=\"findings\"><tr><th>level</th><th class=\"n\">count</th><th>what</th></tr>";
     for (const Json& line : r["problems"]) {
       const std::string level = line["level"].get<std::string>();
-      out += fmt::format("<tr><td><span class=\"level {}\">{}</span></td><td class=\"n\">{}</td><td>{}</td></tr>",
-                         level, level, count_text(line["count"]), escape(line["text"].get<std::string>()));
+      const std::string example = line["examples"].empty() ? std::string() : line["examples"][0].get<std::string>();
+      out += fmt::format("<tr><td><span class=\"level {}\">{}</span></td><td class=\"n\">{}</td><td>{}{}</td></tr>",
+                         level, level, count_text(line["count"]), escape(line["text"].get<std::string>()),
+                         example.empty() ? "" : "<small>" + escape(html::shorten(example, 240)) + "</small>");
     }
     out += "</table>";
   }
@@ -318,6 +331,7 @@ std::string inspection_html(const Inspection& inspection, const Dataset& dataset
     out += listing("Pictures that were not found", r["pictures"]["missing"]);
     out += listing("Pictures that cannot be read", r["pictures"]["unreadable"]);
     out += listing("Pictures of another size than the row says", r["pictures"]["size_differs_from_row"]);
+    out += listing("Pictures that show nothing", r["pictures"]["flat"]);
   }
   for (const Json& other : r["splits"]["others"]) {
     out += fmt::format("<p>Shared with {}: {} patients, {} pictures.</p>", escape(other["path"].get<std::string>()),

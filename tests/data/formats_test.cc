@@ -141,6 +141,9 @@ TEST_F(Formats, UnknownContentSaysWhatItIsAndWhatIsKnown) {
       ::testing::AllOf(HasSubstr("its format is not known"), HasSubstr("CSV"), HasSubstr("a, b"), HasSubstr("vindr")));
   EXPECT_THAT(error_of([&] { open(""); }), HasSubstr("the file is empty"));
   EXPECT_THAT(error_of([&] { open("{\"a\": 1}\n"); }), HasSubstr("JSON lines with the fields a"));
+  EXPECT_THAT(error_of([&] { open("{\"a\":\n 1}\n"); }), HasSubstr("rows are read one a line"));
+  EXPECT_THAT(error_of([&] { open(std::string("\xFF\xFE{\0\"\0", 6)); }), HasSubstr("the text is UTF-16"));
+  EXPECT_THAT(error_of([&] { open(std::string("PK\3\4\0\0", 6)); }), HasSubstr("neither parquet nor text"));
   EXPECT_THAT(error_of([&] { open("x", {.format = "vindir"}); }), HasSubstr("did you mean 'vindr'"));
   EXPECT_THAT(error_of([&] { open("a,b\n", {.format = "vindr"}); }), HasSubstr("lacks image_id"));
   EXPECT_THAT(error_of([&] { open("x", {.frame = "square"}); }), HasSubstr("unknown box frame 'square'"));
@@ -361,16 +364,19 @@ TEST_F(Formats, MsCxrCsvAndJsonAgree) {
   ASSERT_EQ(sample.regions.size(), 2u);
   EXPECT_EQ(sample.regions[0].box, (Box{1500, 400, 2100, 1300, BoxFrame::original()}));
   EXPECT_EQ(sample.split, "val");
-  const auto json = open(R"({"info": {}, "categories": [{"id": 1, "name": "Pneumothorax"}],
+  const auto json =
+      open(R"({"info": {}, "categories": [{"id": 1, "name": "Pneumothorax"}],
     "images": [{"id": 9, "file_name": "0b1.jpg", "path": ")" +
-                         path + R"(", "width": 2544, "height": 3056}],
+           path + R"(", "width": 2544, "height": 3056}, {"id": 7, "path": "b.jpg", "width": "wide", "height": 9}],
     "annotations": [{"id": 1, "image_id": 9, "category_id": 1, "bbox": [1500, 400, 600, 900], "label_text": "large, left-sided pneumothorax"},
                     {"id": 2, "image_id": 9, "category_id": 1, "bbox": [1600, 1400, 300, 200], "label_text": "large, left-sided pneumothorax"},
-                    {"id": 3, "image_id": 8, "category_id": 1, "bbox": [1, 1, 3, 2], "label_text": "x"}]})");
+                    {"id": 3, "image_id": 8, "category_id": 1, "bbox": [1, 1, 3, 2], "label_text": "x"},
+                    {"id": 4, "image_id": 7, "category_id": 1, "bbox": [1, 1, 3, 2], "label_text": "x"}]})");
   ASSERT_EQ(json->size(), 1) << reasons(*json);
   EXPECT_EQ(json->get(0).regions, sample.regions);
   EXPECT_EQ(json->get(0).id, sample.id);
-  EXPECT_THAT(reasons(*json), HasSubstr("2: no image has the id 8"));
+  EXPECT_THAT(reasons(*json), ::testing::AllOf(HasSubstr("2: no image has the id 8"),
+                                               HasSubstr("3: 'width' should be a whole number, but is \"wide\"")));
 }
 
 TEST_F(Formats, VinDrIsReadByReader) {

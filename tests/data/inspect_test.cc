@@ -148,13 +148,109 @@ TEST_F(Inspect, FindsWhatIsWrong) {
   EXPECT_EQ(r["lengths"]["unit"], "words");
   std::string problems;
   for (const Json& line : r["problems"]) problems += line["text"].get<std::string>() + "\n";
-  EXPECT_THAT(problems, AllOf(HasSubstr("rows cannot be used"), HasSubstr("pictures are not under the image root"),
-                              HasSubstr("patients are in two splits")));
+  EXPECT_THAT(problems, AllOf(HasSubstr("rows cannot be used"), HasSubstr("picture is not under the image root"),
+                              HasSubstr("patient is in two splits")));
   EXPECT_EQ(inspection_.examples.size(), 2u) << "one a picture";
-  EXPECT_THAT(inspection_summary(inspection_), HasSubstr("50.00 % found"));
+  // A terminal shows what to look at, not only how much of it there is.
+  EXPECT_THAT(inspection_summary(inspection_),
+              AllOf(HasSubstr("50.00 % found"), HasSubstr("3 rows cannot be used"), HasSubstr("row 6: not JSON"),
+                    HasSubstr("row 7: the answer is empty"), HasSubstr("gone.png")));
   const std::string page = inspection_html(inspection_, *dataset, options_);
   EXPECT_THAT(page, AllOf(HasSubstr("data:image/jpeg;base64,"), HasSubstr("gone.png"), HasSubstr("picture not found"),
                           HasSubstr("</html>"), Not(HasSubstr("http://")), Not(HasSubstr("src=\"/"))));
+}
+
+TEST_F(Inspect, ReasonsOfOneKindAreCountedTogether) {
+  std::string rows;
+  for (int i = 0; i < 3; ++i)
+    rows += fmt::format(
+        R"({{"images": ["a.png"], "question": "q{}", "answer": "no", "order": "x{}", "boxes": [], "frame": "unit"}})"
+        "\n",
+        i, i);
+  rows += "{\"images\": \"a.png\", \"question\": \"caf\xe9\", \"answer\": \"no\"}\n";
+  rows += R"({"images": ["a.png"], "question": "?", "answer": "no"})";
+  const Json bad = report(*open_dataset(file("rows.jsonl", rows)))["bad_rows"];
+  EXPECT_EQ(bad["count"], 4);
+  EXPECT_EQ(bad["by_reason"].size(), 2u) << bad;
+  // The apostrophe of "a box's numbers" opens no quote.
+  EXPECT_EQ(bad["by_reason"].value("unknown order of a box's numbers '..'; known are: xyxy, yxyx, xywh, cxcywh", 0), 3)
+      << bad;
+  ASSERT_EQ(bad["first_of_each_reason"].size(), 2u);
+  EXPECT_EQ(bad["first_of_each_reason"][1]["row"], 3);
+  EXPECT_THAT(bad["first_of_each_reason"][1]["reason"].get<std::string>(),
+              AllOf(HasSubstr("not JSON"), HasSubstr("the text is not UTF-8"), Not(HasSubstr("json.exception"))));
+}
+
+TEST_F(Inspect, BoxesOfFurtherPicturesCount) {
+  const std::string rows =
+      R"({"images": ["a.png", "b.png"], "question": "What changed?", "answer": "x", "frame": "letterbox-100", "think": "the spine (region [40, 40, 60, 60])", "boxes": [{"name": "svc", "box": [10, 10, 30, 30]}, {"name": "spine", "box": [40, 40, 60, 60], "image": 1}, {"name": "spine", "box": [40, 40, 60, 60], "image": 1}, {"name": "svc", "box": [50, 2, 70, 12], "image": 1}]})";
+  // The second picture fills rows 25 to 75 of the letterbox, the first all of it.
+  image::write_picture({.width = 100, .height = 100, .pixels = std::vector<std::uint8_t>(100 * 100 * 3, 90)},
+                       folder_ / "a.png");
+image::write_picture({.width = 200, .height = 100, .pixels = std::vector<std::uint8_t>(200 * 100 * 3, 90)},
+                     folder_ / "b.png");
+options_.images = folder_.path().string();
+const Json r = report(*open_dataset(file("two.jsonl", rows)));
+EXPECT_EQ(r["boxes"]["count"], 4);
+EXPECT_EQ(r["boxes"]["per_question"]["max"], 4);
+EXPECT_EQ(r["boxes"]["outside"]["count"], 1) << r["boxes"]["outside"];
+EXPECT_EQ(r["boxes"]["repeated"]["count"], 1);
+EXPECT_EQ(r["think"]["not_in_answer"]["count"], 0);
+EXPECT_EQ(r["think"]["not_in_think"]["count"], 2);
+}
+
+TEST_F(Inspect, DecodesPicturesWhereAsked) {
+  RandomStream random({3});
+  image::Picture picture{.width = 64, .height = 48, .pixels = {}};
+  for (int i = 0; i < 64 * 48; ++i)
+    picture.pixels.insert(picture.pixels.end(), 3, static_cast<std::uint8_t>(random.below(256)));
+  const std::string whole = image::encode_jpeg(picture);
+  write_file_atomically(folder_ / "whole.jpg", whole);
+  write_file_atomically(folder_ / "cut.jpg", whole.substr(0, whole.size() / 2));
+  image::write_picture({.width = 8, .height = 8, .pixels = std::vector<std::uint8_t>(8 * 8 * 3, 0)},
+                       folder_ / "black.png");
+  std::string rows;
+  for (const char* name : {"whole.jpg", "cut.jpg", "black.png"})
+    rows += fmt::format(R"({{"image": "{}", "frame": "unit", "question": "Is it?", "answer": "no"}})"
+                        "\n",
+                        name);
+  const auto dataset = open_dataset(file("rows.jsonl", rows));
+  options_.decode_pictures = true;
+  EXPECT_THROW(inspect(*dataset, options_), std::invalid_argument) << "no folder of pictures";
+  options_.images = folder_.path().string();
+  const Json pictures = report(*dataset)["pictures"];
+  ASSERT_EQ(pictures["unreadable"]["count"], 1) << pictures;
+  EXPECT_EQ(pictures["unreadable"]["listed"][0]["id"], "cut.jpg");
+  EXPECT_THAT(pictures["unreadable"]["listed"][0]["reason"].get<std::string>(), HasSubstr("cut off"));
+  ASSERT_EQ(pictures["flat"]["count"], 1);
+  EXPECT_EQ(pictures["flat"]["listed"][0]["id"], "black.png");
+  // A header alone does not show it.
+  options_.decode_pictures = false;
+  EXPECT_EQ(report(*dataset)["pictures"]["unreadable"]["count"], 0);
+}
+
+// x, y, width, height under the name of corners: most rows are bad, and mending them would make wrong boxes.
+TEST_F(Inspect, AnotherOrderOfNumbersIsNotMended) {
+  RandomStream random({8});
+  std::string rows;
+  for (int i = 0; i < 40; ++i) {
+    const double x = random.uniform(0, 150), y = random.uniform(0, 150);
+    rows += fmt::format(
+        R"({{"images": ["{}.png"], "question": "q?", "answer": "no", "frame": "letterbox-224", "boxes": [{{"name": "svc", "box": [{:.1f}, {:.1f}, 40, 40]}}]}})"
+        "\n",
+        i, x, y);
+  }
+  const auto dataset = open_dataset(file("xywh.jsonl", rows));
+  const Json r = report(*dataset);
+  EXPECT_GT(r["boxes"]["reversed"].get<int>(), 20);
+  EXPECT_THAT(r["problems"].dump(), HasSubstr("another order"));
+  try {
+    write_fixed(*dataset, folder_ / "mended.jsonl");
+    FAIL() << "no failure";
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("another order"), HasSubstr("of 'svc'")));
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "mended.jsonl"));
 }
 
 TEST_F(Inspect, EscapesWhatTheDataSays) {
