@@ -306,7 +306,13 @@ class Pictures {
     facts.found = !file.empty();
     if (!facts.found) return facts;
     try {
-      facts.size = read_image_size(file);
+      const ImageSize size = read_image_size(file);
+      const image::ReadOptions limits;
+      if (size.width > limits.max_pixels / size.height) {
+        throw_failure("{}: {} x {} pixels are more than a run decodes (max_pixels = {} unless set)", file.string(),
+                      size.width, size.height, limits.max_pixels);
+      }
+      facts.size = size;
     } catch (const std::exception& error) {
       facts.problem = error.what();
     }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <spdlog/fmt/fmt.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "tests/support/temporary_folder.h"
@@ -12,6 +13,7 @@
 #include "thinkvg/data/jsonl.h"
 #include "thinkvg/grounding/geometry.h"
 #include "thinkvg/image/picture.h"
+#include "thinkvg/text/tokenizer.h"
 
 namespace thinkvg::data {
 namespace {
@@ -199,6 +201,27 @@ EXPECT_EQ(r["think"]["not_in_answer"]["count"], 0);
 EXPECT_EQ(r["think"]["not_in_think"]["count"], 2);
 }
 
+TEST_F(Inspect, LengthsAreCountedInTokens) {
+  options_.tokenizer = (fs::path(THINKVG_TEST_DATA) / "tokenizers" / "llama").string();
+  const auto dataset = open_dataset(file("x.jsonl", kMessy));
+  const Json lengths = report(*dataset)["lengths"];
+  EXPECT_EQ(lengths["unit"], "tokens");
+  const auto tokenizer = text::load_tokenizer(options_.tokenizer);
+  std::vector<std::size_t> counts;
+  for (std::int64_t i = 0; i < dataset->size(); ++i)
+    counts.push_back(tokenizer->encode(dataset->get(i).prompt()).size());
+  EXPECT_EQ(lengths["question"]["max"], *std::max_element(counts.begin(), counts.end()));
+  EXPECT_EQ(lengths["question"]["count"], counts.size());
+  EXPECT_EQ(lengths["think"]["count"], 3);
+}
+
+// A hub file holds its pictures; the page shows them without their being written out first.
+TEST_F(Inspect, ShowsPicturesThatTheSetHolds) {
+  const auto dataset = open_dataset(fs::path(THINKVG_TEST_DATA) / "formats" / "hub_vqa.parquet");
+  report(*dataset);
+  EXPECT_THAT(inspection_html(inspection_, *dataset, options_), HasSubstr("data:image/jpeg;base64,"));
+}
+
 TEST_F(Inspect, DecodesPicturesWhereAsked) {
   RandomStream random({3});
   image::Picture picture{.width = 64, .height = 48, .pixels = {}};
@@ -224,9 +247,17 @@ TEST_F(Inspect, DecodesPicturesWhereAsked) {
   EXPECT_THAT(pictures["unreadable"]["listed"][0]["reason"].get<std::string>(), HasSubstr("cut off"));
   ASSERT_EQ(pictures["flat"]["count"], 1);
   EXPECT_EQ(pictures["flat"]["listed"][0]["id"], "black.png");
-  // A header alone does not show it.
+  EXPECT_THAT(inspection_html(inspection_, *dataset, options_),
+              AllOf(HasSubstr("picture cannot be read"), HasSubstr("the file is cut off")));
+  // A header alone does not show it, but it shows what no run would decode.
   options_.decode_pictures = false;
   EXPECT_EQ(report(*dataset)["pictures"]["unreadable"]["count"], 0);
+  std::string bomb = image::encode_png(picture);
+  bomb[16] = bomb[20] = 1;  // sides of 16 million pixels and more
+  write_file_atomically(folder_ / "black.png", bomb);
+  const Json again = report(*dataset)["pictures"]["unreadable"];
+  ASSERT_EQ(again["count"], 1) << again;
+  EXPECT_THAT(again["listed"][0]["reason"].get<std::string>(), HasSubstr("more than a run decodes"));
 }
 
 // x, y, width, height under the name of corners: most rows are bad, and mending them would make wrong boxes.
