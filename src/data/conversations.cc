@@ -31,7 +31,7 @@ std::string content_text(const Json& turn) {
   if (content == turn.end() || !content->is_array()) return text_field(turn, "content");
   std::string text;
   for (const Json& part : *content) {
-    if (part.is_object() && part.value("type", "") == "text") text += text_field(part, "text");
+    if (part.is_object() && text_field(part, "type") == "text") text += text_field(part, "text");
   }
   return text;
 }

@@ -152,6 +152,76 @@ TEST_F(Formats, UnknownContentSaysWhatItIsAndWhatIsKnown) {
   EXPECT_THAT(error_of([&] { open(broken); }), HasSubstr("rows"));
 }
 
+// Every place in a JSON value, containers before what they hold.
+void collect_places(const Json& value, const Json::json_pointer& at, std::vector<Json::json_pointer>& places) {
+  places.push_back(at);
+  if (value.is_object()) {
+    for (const auto& item : value.items()) collect_places(item.value(), at / item.key(), places);
+  } else if (value.is_array()) {
+    for (std::size_t i = 0; i < value.size(); ++i) collect_places(value[i], at / i, places);
+  }
+}
+
+// A value of another kind, anywhere, makes its row a bad one and no more.
+TEST_F(Formats, ValuesOfAnyKindAreNeverFatal) {
+  const std::vector<std::pair<std::string, std::string>> rows = {
+      {"jsonl",
+       R"({"id": "q", "images": ["a.jpg", "b.jpg"], "question": "q?", "type": "single", "choices": ["A: x", "B: y"], "think": "t", "answer": ["A"], "boxes": [{"name": "n", "box": [1, 2, 3, 4], "image": 1}], "frame": "unit", "order": "xywh", "size": [9, 9], "patient": "p", "split": "s", "fields": {"a": "b"}})"},
+      {"gemex",
+       R"({"question": "q?", "choices": ["A: x", "B: y"], "type": "location", "answer": ["A"], "reason": "r", "visual_regions": ["spine"], "visual_locations": [[1, 2, 3, 4]], "image_path": "p10/a.jpg", "ori_report": "o", "q_id": 3, "row_id": 4})"},
+      {"gemex_train",
+       R"({"row_id": 1, "image": "a.jpg", "q_type": "closed", "type_prompt": "p", "conversations": [{"from": "human", "value": "<image>\nq?"}, {"from": "gpt", "value": "<answer> yes <reason> r <location> [[1, 2, 3, 4]]"}]})"},
+      {"conversations",
+       R"({"id": "c", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\nq?"}, {"from": "gpt", "value": "yes"}]})"},
+      {"conversations",
+       R"({"images": [{"path": "a.jpg"}], "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q?"}]}, {"role": "assistant", "content": "yes"}]})"},
+      {"vqa_rad",
+       R"({"qid": 1, "image_name": "a.jpg", "question": "q?", "answer": "yes", "answer_type": "CLOSED", "phrase_type": "freeform"})"},
+      {"slake",
+       R"({"qid": 1, "img_name": "a/b.jpg", "question": "q?", "answer": "yes", "q_lang": "en", "answer_type": "CLOSED", "triple": ["x", "_", "y"]})"}};
+  const std::vector<Json> others = {
+      nullptr,          true, -3, 1e300, "text", Json::array(), Json::object(), Json::array({Json::array({1})}),
+      Json{{"type", 5}}};
+  std::int64_t num_bad = 0;
+  for (const auto& [format, text] : rows) {
+    const Json row = Json::parse(text);
+    std::vector<Json::json_pointer> places;
+    collect_places(row, Json::json_pointer(), places);
+    std::string content = row.dump() + "\n";
+    std::int64_t num_rows = 1;
+    for (const Json::json_pointer& place : places) {
+      for (const Json& other : others) {
+        Json changed = row;
+        changed[place] = other;
+        content += changed.dump() + "\n";
+        ++num_rows;
+      }
+    }
+    std::unique_ptr<Dataset> dataset;
+    ASSERT_NO_THROW(dataset = open(content, {.format = format})) << format;
+    num_bad += std::ssize(dataset->bad_rows());
+    EXPECT_GE(dataset->size() + std::ssize(dataset->bad_rows()), num_rows) << format;
+    for (std::int64_t i = 0; i < std::ssize(dataset->bad_rows()); ++i) ASSERT_NO_THROW(dataset->salvage(i));
+    for (std::int64_t i = 0; i < dataset->size(); ++i) ASSERT_NO_THROW(dataset->get(i));
+  }
+  EXPECT_GT(num_bad, 300);
+}
+
+TEST_F(Formats, MsCxrOfAnyKindIsNeverFatal) {
+  const Json whole = Json::parse(
+      R"({"categories": [{"id": 1, "name": "Edema"}], "images": [{"id": 9, "path": "a.jpg", "split": "train", "width": 99, "height": 99}],
+          "annotations": [{"image_id": 9, "category_id": 1, "bbox": [1, 2, 3, 4], "label_text": ["x"]}]})");
+  std::vector<Json::json_pointer> places;
+  collect_places(whole, Json::json_pointer(), places);
+  for (std::size_t i = 1; i < places.size(); ++i) {
+    for (const Json& other : {Json(nullptr), Json(5), Json("text"), Json::array(), Json::object()}) {
+      Json changed = whole;
+      changed[places[i]] = other;
+      ASSERT_NO_THROW(open(changed.dump(), {.format = "ms_cxr"})) << changed;
+    }
+  }
+}
+
 // ---- our own layout ----
 
 constexpr const char* kOwn =
