@@ -563,15 +563,16 @@ class Inspector {
 
   void look_for_repetition(std::int64_t index, const Sample& sample) {
     const std::string key = sample.image + "\n" + grounding::normalize_text(sample.prompt());
-    const auto [entry, is_new] = asked_.try_emplace(key, Asked{sample.id, grounding::normalize_text(sample.answer)});
-    if (is_new) return;
-    if (entry->second.answer == grounding::normalize_text(sample.answer)) {
-      duplicates_.add(
-          sample.id, [&] { return fmt::format("the question of '{}' again, with the same answer", entry->second.id); });
+    const std::string answer = grounding::normalize_text(sample.answer);
+    const auto placed = asked_.try_emplace(key, Asked{sample.id, answer});
+    if (placed.second) return;
+    const Asked& before = placed.first->second;
+    if (before.answer == answer) {
+      duplicates_.add(sample.id,
+                      [&] { return fmt::format("the question of '{}' again, with the same answer", before.id); });
     } else {
       contradictions_.add(sample.id, [&] {
-        return fmt::format("the question of '{}' again, with another answer: '{:.60}'", entry->second.id,
-                           sample.answer);
+        return fmt::format("the question of '{}' again, with another answer: '{:.60}'", before.id, sample.answer);
       });
       flag(index, 1);
     }

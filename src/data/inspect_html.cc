@@ -158,8 +158,8 @@ std::string sentence(std::string text) {
 }
 
 std::string frame_section(const Json& frame) {
-  std::string out =
-      fmt::format("<h2 id=\"frame\">Where the boxes live</h2><p>{}.</p>", escape(sentence(frame["verdict"])));
+  std::string out = fmt::format("<h2 id=\"frame\">Where the boxes live</h2><p>{}.</p>",
+                                escape(sentence(frame["verdict"].get<std::string>())));
   if (!frame.contains("candidates")) return out;
   out +=
       "<div class=\"wide\"><table class=\"frames\"><tr><th>frame</th><th class=\"n\">boxes in the picture</th><th "
