@@ -176,11 +176,8 @@ std::string frame_section(const Json& frame) {
   }
   return out +
          "</table></div><p class=\"facts\">Every box is read as if it stood in each frame. In the right one no box "
-         "leaves "
-         "the "
-         "picture and the outermost ones come near to all four edges; boxes that annotators' tools cut off lie on the "
-         "edge "
-         "itself. Misfit is 4 times the share outside plus the mean gap at the edges.</p>";
+         "leaves the picture and the outermost ones come near to all four edges; boxes that annotators' tools cut off "
+         "lie on the edge itself. Misfit is 4 times the share outside plus the mean gap at the edges.</p>";
 }
 
 // Colours by region name, as the names come.
