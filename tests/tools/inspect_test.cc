@@ -15,7 +15,8 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 test::ProcessResult inspect(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), {THINKVG_PROGRAM, "inspect"});
+  arguments.insert(arguments.begin(), "inspect");
+  arguments.insert(arguments.begin(), THINKVG_PROGRAM);
   return test::run_process(arguments);
 }
 
