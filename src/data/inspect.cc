@@ -42,6 +42,7 @@ constexpr std::size_t kMaxFrameBoxes = 20'000;  // boxes that the frame's eviden
 constexpr std::size_t kMinFrameBoxes = 50;      // fewer say nothing
 constexpr std::int64_t kMaxTokenized = 20'000;  // samples whose lengths are counted in tokens
 constexpr double kTinyArea = 1e-3;              // share of the frame below which a box is tiny
+constexpr double kFitting = 0.9;                // share of the boxes inside the pictures from which a frame fits
 constexpr double kSameBox = 0.5;                // IoU from which a box of the reasoning is one of the answer's
 
 double rounded(double value, double steps = 1e4) { return std::round(value * steps) / steps; }
@@ -218,14 +219,18 @@ FrameEvidence weigh(const BoxFrame& frame, const std::vector<SeenBox>& boxes) {
   return evidence;
 }
 
-Json frame_report(const std::vector<SeenBox>& boxes, const BoxFrame& declared) {
+Json frame_report(std::vector<SeenBox> boxes, const BoxFrame& declared) {
+  // Pictures that are there speak for those that are missing.
+  const auto size_is_known = [](const SeenBox& seen) { return seen.size.width > 0; };
+  if (std::count_if(boxes.begin(), boxes.end(), size_is_known) >= static_cast<std::ptrdiff_t>(kMinFrameBoxes))
+    std::erase_if(boxes, [&](const SeenBox& seen) { return !size_is_known(seen); });
   Json json = {{"declared", declared.name()}, {"boxes", boxes.size()}};
   if (boxes.size() < kMinFrameBoxes) {
     json["verdict"] = fmt::format("{} boxes are too few to tell their frame", boxes.size());
     json["agrees"] = nullptr;
     return json;
   }
-  const bool sizes_known = std::all_of(boxes.begin(), boxes.end(), [](const SeenBox& b) { return b.size.width > 0; });
+  const bool sizes_known = std::all_of(boxes.begin(), boxes.end(), size_is_known);
   json["sizes_known"] = sizes_known;
   std::vector<BoxFrame> frames = {declared, BoxFrame::unit(), BoxFrame::hundred(), BoxFrame::thousand()};
   if (sizes_known) frames.push_back(BoxFrame::original());
@@ -251,9 +256,20 @@ Json frame_report(const std::vector<SeenBox>& boxes, const BoxFrame& declared) {
   const FrameEvidence& best = evidence.front();
   const auto own = std::find_if(evidence.begin(), evidence.end(), [&](const auto& e) { return e.frame == declared; });
   const bool agrees = own != evidence.end() && own->badness <= best.badness + 0.02;
-  json["likely"] = agrees ? declared.name() : best.frame.name();
+  const bool any_fits = best.inside >= kFitting;
   json["agrees"] = own == evidence.end() ? Json(nullptr) : Json(agrees);
-  if (agrees) {
+  if (agrees || any_fits) json["likely"] = agrees ? declared.name() : best.frame.name();
+  if (!agrees && !any_fits) {
+    json["verdict"] = own == evidence.end()
+                          ? fmt::format(
+                                "the declared frame {} cannot be judged without the pictures' sizes, and no other "
+                                "frame fits; name the image root with --images",
+                                declared.name())
+                          : fmt::format(
+                                "the boxes fit no known frame: in the best one, {}, {:.1f} % of them lie inside "
+                                "the pictures, in the declared frame {} {:.1f} %",
+                                best.frame.name(), 100 * best.inside, declared.name(), 100 * own->inside);
+  } else if (agrees) {
     json["verdict"] = fmt::format(
         "the boxes fit the declared frame {}: {:.1f} % lie inside the pictures, and they reach the "
         "pictures' edges",
@@ -265,7 +281,7 @@ Json frame_report(const std::vector<SeenBox>& boxes, const BoxFrame& declared) {
         best.frame.name(), declared.name(), 100 * best.inside,
         own == evidence.end() ? "" : fmt::format(", here {:.1f} %", 100 * own->inside));
   }
-  if (!sizes_known)
+  if (!sizes_known && json.contains("likely"))
     json["verdict"] = json["verdict"].get<std::string>() +
                       " (without the pictures' sizes letterbox and stretch frames look the same)";
   json["candidates"] = Json::array();
@@ -435,7 +451,7 @@ class Inspector {
         if (frame_boxes_.size() >= 2 * kMaxFrameBoxes) thin_out();
       }
       for (std::size_t other = 0; other < r; ++other) {
-        if (on.regions[other].box == box) {
+        if (on.regions[other] == region) {
           repeated_boxes_.add(sample.id,
                               fmt::format("{} of '{}' stands twice", grounding::format_box(box), region.name));
           flag(index, 0.5);
@@ -564,10 +580,19 @@ class Inspector {
   void look_for_repetition(std::int64_t index, const Sample& sample) {
     const std::string key = sample.image + "\n" + grounding::normalize_text(sample.prompt());
     const std::string answer = grounding::normalize_text(sample.answer);
-    const auto placed = asked_.try_emplace(key, Asked{sample.id, answer});
+    const auto reader = sample.fields.find("reader");
+    const std::string by = reader == sample.fields.end() ? std::string() : reader->second;
+    const auto placed = asked_.try_emplace(key, Asked{sample.id, answer, by});
     if (placed.second) return;
     const Asked& before = placed.first->second;
-    if (before.answer == answer) {
+    if (before.reader != by) {
+      // Several readers of one picture are no repetition; where they see other things, that is worth knowing.
+      if (before.answer != answer) {
+        disagreements_.add(sample.id, [&] {
+          return fmt::format("'{:.60}', the reader of '{}' says '{:.60}'", sample.answer, before.id, before.answer);
+        });
+      }
+    } else if (before.answer == answer) {
       duplicates_.add(sample.id,
                       [&] { return fmt::format("the question of '{}' again, with the same answer", before.id); });
     } else {
@@ -746,7 +771,9 @@ class Inspector {
     json["answers"] = {{"not_among_choices", not_a_choice_.to_json()},
                        {"without_choices", no_choices_.to_json()},
                        {"closed_not_yes_no", closed_not_yes_no_.to_json()}};
-    json["duplicates"] = {{"same_answer", duplicates_.to_json()}, {"other_answer", contradictions_.to_json()}};
+    json["duplicates"] = {{"same_answer", duplicates_.to_json()},
+                          {"other_answer", contradictions_.to_json()},
+                          {"other_reader", disagreements_.to_json()}};
     json["splits"] = split_report();
     json["lengths"] = {{"unit", tokenizer_ ? "tokens" : "words"}, {"tokenizer", options_.tokenizer},
                        {"samples", question_lengths_.size()},     {"question", distribution(question_lengths_)},
@@ -823,6 +850,8 @@ class Inspector {
                "boxes cover less than a thousandth of the picture");
     add_listed("note", closed_not_yes_no_, "closed question has an answer other than yes or no",
                "closed questions have an answer other than yes or no");
+    add_listed("note", disagreements_, "question is answered otherwise by another reader",
+               "questions are answered otherwise by another reader");
     add("note", num_unknown_names_,
         num_unknown_names_ == 1 ? "box has a name outside the list of anatomical regions"
                                 : "boxes have a name outside the list of anatomical regions",
@@ -845,7 +874,7 @@ class Inspector {
   std::vector<SeenBox> frame_boxes_;
   std::vector<std::int64_t> boxes_per_question_, question_lengths_, think_lengths_, response_lengths_, target_lengths_;
   struct Asked {
-    std::string id, answer;
+    std::string id, answer, reader;
   };
   std::unordered_map<std::string, Asked> asked_;
   Json others_ = Json::array();
@@ -854,7 +883,7 @@ class Inspector {
   ReversedBoxes reversed_;
 
   Listing missing_pictures_ = make_listing(), unreadable_pictures_ = make_listing(), wrong_sizes_ = make_listing();
-  Listing flat_pictures_ = make_listing();
+  Listing flat_pictures_ = make_listing(), disagreements_ = make_listing();
   Listing boxes_outside_ = make_listing(), boxes_in_padding_ = make_listing(), tiny_boxes_ = make_listing();
   Listing repeated_boxes_ = make_listing(), bad_think_boxes_ = make_listing(), think_only_ = make_listing();
   Listing answer_only_ = make_listing(), not_a_choice_ = make_listing(), no_choices_ = make_listing();

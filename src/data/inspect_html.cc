@@ -365,6 +365,7 @@ std::string inspection_html(const Inspection& inspection, const Dataset& dataset
       {"Box texts in the reasoning that are no boxes", &r["think"]["bad_boxes"]},
       {"Questions again, same answer", &r["duplicates"]["same_answer"]},
       {"Questions again, other answer", &r["duplicates"]["other_answer"]},
+      {"Questions again, another reader's answer", &r["duplicates"]["other_reader"]},
       {"Patients in two splits", &r["splits"]["patients_in_two"]}};
   for (const auto& [title, list] : lists) out += listing(title, *list);
   if (r["pictures"].contains("missing")) {

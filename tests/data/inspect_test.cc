@@ -260,6 +260,41 @@ TEST_F(Inspect, DecodesPicturesWhereAsked) {
   EXPECT_THAT(again["listed"][0]["reason"].get<std::string>(), HasSubstr("more than a run decodes"));
 }
 
+TEST_F(Inspect, ReadersAreNoRepetition) {
+  // Two readers of one picture see other things; one of them gives two findings the same box.
+  const fs::path table = file("vindr.csv",
+                              "image_id,class_name,rad_id,x_min,y_min,x_max,y_max\n"
+                              "a,Cardiomegaly,R1,700,1600,1800,2100\n"
+                              "a,Aortic enlargement,R1,700,1600,1800,2100\n"
+                              "a,No finding,R2,,,,\n"
+                              "a,No finding,R3,,,,\n");
+  const Json r = report(*open_dataset(table));
+  EXPECT_EQ(r["duplicates"]["same_answer"]["count"], 0) << r["duplicates"];
+  EXPECT_EQ(r["duplicates"]["other_answer"]["count"], 0);
+  EXPECT_EQ(r["duplicates"]["other_reader"]["count"], 2);
+  EXPECT_EQ(r["boxes"]["repeated"]["count"], 0) << r["boxes"]["repeated"];
+}
+
+TEST_F(Inspect, AFrameThatNothingFitsIsNotNamed) {
+  // Original pixels of pictures whose sizes nobody knows.
+  const Json unknown = report(*boxes_in(BoxFrame::original(), BoxFrame::original(), false))["frame"];
+  EXPECT_TRUE(unknown["agrees"].is_null());
+  EXPECT_FALSE(unknown.contains("likely")) << unknown;
+  EXPECT_THAT(unknown["verdict"].get<std::string>(),
+              AllOf(HasSubstr("original cannot be judged without the pictures' sizes"), HasSubstr("--images")));
+  // One picture in a hundred missing leaves the others to judge by.
+  const auto whole = boxes_in(BoxFrame::original(), BoxFrame::original());
+  std::vector<Sample> samples;
+  for (std::int64_t i = 0; i < whole->size(); ++i) samples.push_back(whole->get(i));
+  for (std::size_t i = 0; i < samples.size(); i += 100) samples[i].size = {};
+  EXPECT_EQ(report(*make_dataset(std::move(samples)))["frame"]["agrees"], true);
+  // Pixels of a frame that is larger than any known one.
+  const Json none = report(*boxes_in(BoxFrame::letterbox(5000), BoxFrame::letterbox(336)))["frame"];
+  EXPECT_EQ(none["agrees"], false);
+  EXPECT_FALSE(none.contains("likely")) << none;
+  EXPECT_THAT(none["verdict"].get<std::string>(), HasSubstr("fit no known frame"));
+}
+
 // x, y, width, height under the name of corners: most rows are bad, and mending them would make wrong boxes.
 TEST_F(Inspect, AnotherOrderOfNumbersIsNotMended) {
   RandomStream random({8});
