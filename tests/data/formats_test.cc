@@ -350,6 +350,28 @@ TEST_F(Formats, SwiftMessagesAreTheSame) {
 
 // ---- VQA-RAD, SLAKE, PathVQA ----
 
+TEST_F(Formats, TrlPromptsAndCompletionsAreTheSame) {
+  // As turns, whose pictures stand beside them or among their parts, and as plain texts.
+  const auto dataset = open(
+      R"({"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "Is it clear?"}], "completion": [{"role": "assistant", "content": "Yes."}], "images": ["/files/p10/p10000032/a.jpg"]})"
+      "\n"
+      R"({"prompt": [{"role": "user", "content": [{"type": "image", "image": "file:///p10/p10000032/b.jpg"}, {"type": "image", "path": "c.jpg"}, {"type": "text", "text": "What changed?"}]}], "completion": [{"role": "assistant", "content": [{"type": "text", "text": "Nothing."}]}]})"
+      "\n"
+      R"({"prompt": "Where is it?", "completion": "In the left lung.", "image": "d.jpg"})"
+      "\n"
+      R"({"prompt": 5, "completion": "x", "image": "d.jpg"})");
+  ASSERT_EQ(dataset->size(), 3) << reasons(*dataset);
+  EXPECT_THAT(reasons(*dataset), HasSubstr("3: 'prompt' and 'completion' should be texts or lists of turns"));
+  EXPECT_EQ(dataset->get(0).image, "p10/p10000032/a.jpg");
+  EXPECT_EQ(dataset->get(0).question, "Is it clear?");
+  EXPECT_EQ(dataset->get(0).answer, "yes");
+  EXPECT_EQ(dataset->get(1).image, "p10/p10000032/b.jpg");
+  EXPECT_THAT(dataset->get(1).more_images, ElementsAre("c.jpg"));
+  EXPECT_EQ(dataset->get(1).answer, "Nothing.");
+  EXPECT_EQ(dataset->get(2).question, "Where is it?");
+  EXPECT_EQ(dataset->get(2).answer, "In the left lung.");
+}
+
 TEST_F(Formats, VqaRadAsPublished) {
   const auto dataset = open(R"([
     {"qid": "1", "phrase_type": "freeform", "qid_linked_id": "03f451ca", "image_case_url": "https://medpix/1", "image_name": "synpic54610.jpg",
