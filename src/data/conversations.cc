@@ -38,7 +38,7 @@ std::string content_text(const Json& turn) {
 
 // A text, or a list of {"role", "content"}.
 std::vector<Turn> part_of_dialogue(const Json& value, const char* role) {
-  if (value.is_string()) return {{role, trimmed(value.get_ref<const std::string&>())}};
+  if (value.is_string()) return {Turn{role, trimmed(value.get_ref<const std::string&>())}};
   if (!value.is_array()) throw std::invalid_argument("'prompt' and 'completion' should be texts or lists of turns");
   std::vector<Turn> turns;
   for (const Json& turn : value) {
@@ -202,7 +202,8 @@ ParsedRow parse_row(std::string_view text, const RowPlace& place, bool frame_is_
     if (parsed.problem.empty()) parsed.problem = reply.problem;
     if (parsed.problem.empty() && !frame_is_given && frame_name.empty() &&
         (!sample.regions.empty() || !reply.parsed.think_regions.empty())) {
-      parsed.problem = "the reply has boxes, but the row does not name their frame; give it with data.frame";
+      parsed.problem =
+          "the reply has boxes, but the row does not name their frame; give it with data.frame (inspect: --frame)";
     }
     parsed.samples.push_back(std::move(sample));
     question.clear();
