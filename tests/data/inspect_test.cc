@@ -185,20 +185,20 @@ TEST_F(Inspect, ReasonsOfOneKindAreCountedTogether) {
 
 TEST_F(Inspect, BoxesOfFurtherPicturesCount) {
   const std::string rows =
-      R"({"images": ["a.png", "b.png"], "question": "What changed?", "answer": "x", "frame": "letterbox-100", "think": "the spine (region [40, 40, 60, 60])", "boxes": [{"name": "svc", "box": [10, 10, 30, 30]}, {"name": "spine", "box": [40, 40, 60, 60], "image": 1}, {"name": "spine", "box": [40, 40, 60, 60], "image": 1}, {"name": "svc", "box": [50, 2, 70, 12], "image": 1}]})";
+      R"j({"images": ["a.png", "b.png"], "question": "What changed?", "answer": "x", "frame": "letterbox-100", "think": "the spine (region [40, 40, 60, 60])", "boxes": [{"name": "svc", "box": [10, 10, 30, 30]}, {"name": "spine", "box": [40, 40, 60, 60], "image": 1}, {"name": "spine", "box": [40, 40, 60, 60], "image": 1}, {"name": "svc", "box": [50, 2, 70, 12], "image": 1}]})j";
   // The second picture fills rows 25 to 75 of the letterbox, the first all of it.
   image::write_picture({.width = 100, .height = 100, .pixels = std::vector<std::uint8_t>(100 * 100 * 3, 90)},
                        folder_ / "a.png");
-image::write_picture({.width = 200, .height = 100, .pixels = std::vector<std::uint8_t>(200 * 100 * 3, 90)},
-                     folder_ / "b.png");
-options_.images = folder_.path().string();
-const Json r = report(*open_dataset(file("two.jsonl", rows)));
-EXPECT_EQ(r["boxes"]["count"], 4);
-EXPECT_EQ(r["boxes"]["per_question"]["max"], 4);
-EXPECT_EQ(r["boxes"]["outside"]["count"], 1) << r["boxes"]["outside"];
-EXPECT_EQ(r["boxes"]["repeated"]["count"], 1);
-EXPECT_EQ(r["think"]["not_in_answer"]["count"], 0);
-EXPECT_EQ(r["think"]["not_in_think"]["count"], 2);
+  image::write_picture({.width = 200, .height = 100, .pixels = std::vector<std::uint8_t>(200 * 100 * 3, 90)},
+                       folder_ / "b.png");
+  options_.images = folder_.path().string();
+  const Json r = report(*open_dataset(file("two.jsonl", rows)));
+  EXPECT_EQ(r["boxes"]["count"], 4);
+  EXPECT_EQ(r["boxes"]["per_question"]["max"], 4);
+  EXPECT_EQ(r["boxes"]["outside"]["count"], 1) << r["boxes"]["outside"];
+  EXPECT_EQ(r["boxes"]["repeated"]["count"], 1);
+  EXPECT_EQ(r["think"]["not_in_answer"]["count"], 0);
+  EXPECT_EQ(r["think"]["not_in_think"]["count"], 2);
 }
 
 TEST_F(Inspect, LengthsAreCountedInTokens) {
