@@ -199,6 +199,16 @@ TEST_F(Inspect, BoxesOfFurtherPicturesCount) {
   EXPECT_EQ(r["boxes"]["repeated"]["count"], 1);
   EXPECT_EQ(r["think"]["not_in_answer"]["count"], 0);
   EXPECT_EQ(r["think"]["not_in_think"]["count"], 2);
+  // Both pictures are shown, each with its boxes: the answer's, and the reasoning's on the first.
+  const std::string page = inspection_html(inspection_, *open_dataset(folder_ / "two.jsonl"), options_);
+  const auto times = [&](std::string_view part) {
+    std::size_t count = 0;
+    for (std::size_t at = page.find(part); at != std::string::npos; at = page.find(part, at + 1)) ++count;
+    return count;
+  };
+  EXPECT_EQ(times("data:image/jpeg;base64,"), 2u);
+  EXPECT_EQ(times("fill=\"none\" stroke=\"#ffb000\""), 2u) << "svc";
+  EXPECT_EQ(times("fill=\"none\" stroke=\"#4cc9f0\""), 3u) << "spine";
 }
 
 TEST_F(Inspect, LengthsAreCountedInTokens) {
