@@ -5,9 +5,11 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
+#include "thinkvg/core/progress.h"
 #include "tools/commands.h"
 
 namespace thinkvg::tools {
@@ -26,7 +28,17 @@ int run_inspect(const Arguments& arguments) {
     spdlog::info("{} pictures are in {}", count, options.unpack);
     if (options.images.empty()) options.images = options.unpack;
   }
-  const data::Inspection inspection = data::inspect(*dataset, options);
+  std::optional<Progress> progress;
+  std::string stage;
+  const auto on_progress = [&](const char* what, std::int64_t done, std::int64_t total) {
+    if (stage != what) {
+      progress.emplace("inspect", total);
+      stage = what;
+    }
+    progress->update(done, what);
+  };
+  const data::Inspection inspection = data::inspect(*dataset, options, on_progress);
+  progress.reset();
   const std::string json = inspection.report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   if (!options.out.empty()) {
     const std::filesystem::path folder = options.out;

@@ -14,9 +14,9 @@
 // Sets of findings with boxes, in pixels of the original picture. They hold no questions; each reader asks what its set
 // can answer:
 //   MS-CXR    a phrase of a report is to be found: one sample a picture and phrase, with all its boxes
-//   VinDr     which findings are there, and where: one sample a picture and reader (readers disagree, and are not
-//   mixed) RSNA      is there an opacity that suggests pneumonia, and where: one sample a picture NIH       a finding
-//   that is there is to be found (other findings have no boxes): one sample a picture and finding
+//   VinDr     which findings are there, and where: one sample a picture and reader (they disagree, and are not mixed)
+//   RSNA      is there an opacity that suggests pneumonia, and where: one sample a picture
+//   NIH       a finding that is there is to be found (others have no boxes): one sample a picture and finding
 namespace thinkvg::data {
 namespace {
 
@@ -68,6 +68,8 @@ class Gatherer {
       }
     } catch (const std::invalid_argument& error) {
       bad_.push_back({row, error.what()});
+    } catch (const Json::exception& error) {
+      bad_.push_back({row, std::string("a value is of another kind than expected: ") + error.what()});
     }
   }
 
@@ -125,13 +127,17 @@ std::unique_ptr<Dataset> open_ms_cxr_json(const Preview& file, const std::string
   if (!whole.is_object() || !whole.contains("images") || !whole.contains("annotations")) {
     throw_failure("{}: expected an object with images, annotations and categories", file.file.string());
   }
-  std::map<std::string, const Json*> images;
-  std::map<std::string, std::string> categories;
-  for (const Json& image : whole["images"]) images[text_field(image, "id")] = &image;
-  if (whole.contains("categories")) {
-    for (const Json& category : whole["categories"])
-      categories[text_field(category, "id")] = text_field(category, "name");
-  }
+  // What has no id belongs to no annotation, and is not missed.
+  const auto by_id = [&](const char* key) {
+    std::map<std::string, const Json*> items;
+    if (!whole.contains(key)) return items;
+    for (const Json& item : whole[key]) {
+      const auto id = item.find("id");
+      if (id != item.end() && (id->is_string() || id->is_number())) items[text_field(item, "id")] = &item;
+    }
+    return items;
+  };
+  const std::map<std::string, const Json*> images = by_id("images"), categories = by_id("categories");
   Gatherer gatherer(frame);
   for (const Json& annotation : whole["annotations"]) {
     gatherer.add("", [&]() -> Finding {
@@ -143,13 +149,14 @@ std::unique_ptr<Dataset> open_ms_cxr_json(const Preview& file, const std::string
       std::string phrase;
       for (const std::string& text : texts_field(annotation, "label_text"))
         phrase += (phrase.empty() ? "" : " ") + text;
-      Sample sample = phrase_sample(text_field(*image->second, {"path", "file_name"}), phrase, category->second);
+      const std::string name = text_field(*category->second, "name");
+      Sample sample = phrase_sample(text_field(*image->second, {"path", "file_name"}), phrase, name);
       sample.split = text_field(*image->second, "split");
       if (image->second->contains("width") && image->second->contains("height"))
-        sample.size = {image->second->at("width").get<std::int64_t>(), image->second->at("height").get<std::int64_t>()};
+        sample.size = {whole_field(*image->second, "width"), whole_field(*image->second, "height")};
       const auto box = annotation.find("bbox");
       if (box == annotation.end()) bad("the annotation has no 'bbox'");
-      return {sample.id, sample, region_of(category->second, four_numbers(*box), grounding::BoxOrder::xywh)};
+      return {sample.id, sample, region_of(name, four_numbers(*box), grounding::BoxOrder::xywh)};
     });
   }
   return gatherer.finish();

@@ -31,12 +31,29 @@ std::string content_text(const Json& turn) {
   if (content == turn.end() || !content->is_array()) return text_field(turn, "content");
   std::string text;
   for (const Json& part : *content) {
-    if (part.is_object() && part.value("type", "") == "text") text += text_field(part, "text");
+    if (part.is_object() && text_field(part, "type") == "text") text += text_field(part, "text");
   }
   return text;
 }
 
+// A text, or a list of {"role", "content"}.
+std::vector<Turn> part_of_dialogue(const Json& value, const char* role) {
+  if (value.is_string()) return {Turn{role, trimmed(value.get_ref<const std::string&>())}};
+  if (!value.is_array()) throw std::invalid_argument("'prompt' and 'completion' should be texts or lists of turns");
+  std::vector<Turn> turns;
+  for (const Json& turn : value) {
+    if (!turn.is_object()) throw std::invalid_argument("a turn should be an object, not " + turn.dump());
+    turns.push_back({role_of(text_field(turn, "role")), content_text(turn)});
+  }
+  return turns;
+}
+
 std::vector<Turn> turns_of(const Json& row) {
+  if (row.contains("prompt") && row.contains("completion")) {
+    std::vector<Turn> turns = part_of_dialogue(row["prompt"], "user");
+    for (Turn& turn : part_of_dialogue(row["completion"], "assistant")) turns.push_back(std::move(turn));
+    return turns;
+  }
   const bool messages = row.contains("messages");
   const auto list = row.find(messages ? "messages" : "conversations");
   if (list == row.end() || !list->is_array()) throw std::invalid_argument("'conversations' should be a list of turns");
@@ -56,6 +73,24 @@ std::string without_image_marks(std::string text) {
   return trimmed(text);
 }
 
+// Pictures among the parts of a turn: {"type": "image", "image": "a.jpg"}, or "path", or "url".
+std::vector<std::string> images_among_parts(const Json& turns) {
+  std::vector<std::string> images;
+  if (!turns.is_array()) return images;
+  for (const Json& turn : turns) {
+    const auto content = turn.find("content");
+    if (content == turn.end() || !content->is_array()) continue;
+    for (const Json& part : *content) {
+      if (!part.is_object() || text_field(part, "type") != "image") continue;
+      std::string name = text_field(part, {"image", "path", "url"});
+      constexpr std::string_view kFile = "file://";
+      if (name.starts_with(kFile)) name.erase(0, kFile.size());
+      if (!name.empty()) images.push_back(relative_image(name));
+    }
+  }
+  return images;
+}
+
 std::vector<std::string> images_of(const Json& row) {
   for (const char* key : {"image", "images"}) {
     const auto value = row.find(key);
@@ -68,6 +103,9 @@ std::vector<std::string> images_of(const Json& row) {
     }
     for (std::string& image : images) image = relative_image(image);
     return images;
+  }
+  for (const char* key : {"messages", "prompt"}) {
+    if (const auto turns = row.find(key); turns != row.end()) return images_among_parts(*turns);
   }
   return {};
 }
@@ -157,13 +195,15 @@ ParsedRow parse_row(std::string_view text, const RowPlace& place, bool frame_is_
     sample.think = std::move(reply.think);
     sample.regions = std::move(reply.regions);
     sample.content_type = text_field(row, "content_type");
-    sample.fields = other_fields(row, {"id", "image", "images", "split", "frame", "content_type"});
+    sample.fields =
+        other_fields(row, {"id", "image", "images", "split", "frame", "content_type", "prompt", "completion"});
     sample.fields["turn"] = std::to_string(part);
     take_bad_boxes(reply.parsed, sample, parsed);
     if (parsed.problem.empty()) parsed.problem = reply.problem;
     if (parsed.problem.empty() && !frame_is_given && frame_name.empty() &&
         (!sample.regions.empty() || !reply.parsed.think_regions.empty())) {
-      parsed.problem = "the reply has boxes, but the row does not name their frame; give it with data.frame";
+      parsed.problem =
+          "the reply has boxes, but the row does not name their frame; give it with data.frame (inspect: --frame)";
     }
     parsed.samples.push_back(std::move(sample));
     question.clear();
@@ -176,12 +216,13 @@ ParsedRow parse_row(std::string_view text, const RowPlace& place, bool frame_is_
 }  // namespace
 
 bool is_conversations(const Preview& file) {
-  return file.is_json_rows() && (file.has("conversations") || file.has("messages"));
+  return file.is_json_rows() &&
+         (file.has("conversations") || file.has("messages") || file.has_all({"prompt", "completion"}));
 }
 
 std::unique_ptr<Dataset> open_conversations(const std::vector<Preview>& files, const std::string& frame) {
   for (const Preview& file : files) {
-    if (!file.has("messages")) require_fields(file, FileKind::json_list, {"conversations"});
+    if (!file.has("messages") && !file.has("prompt")) require_fields(file, FileKind::json_list, {"conversations"});
   }
   const bool frame_is_given = !frame.empty();
   return read_rows(

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "data/box_order.h"
 #include "data/rows.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
@@ -107,10 +108,20 @@ FixResult write_fixed(const Dataset& dataset, const std::filesystem::path& file)
     samples.push_back(std::move(sample));
     return true;
   };
+  std::int64_t num_boxes = 0;
   for (std::int64_t i = 0; i < dataset.size(); ++i) {
     Sample sample = dataset.get(i);
+    num_boxes += static_cast<std::int64_t>(sample.regions.size());
+    for (const auto& regions : sample.more_regions) num_boxes += static_cast<std::int64_t>(regions.size());
     const Json place = {{"id", sample.id}};
     if (keep(std::move(sample), place)) ++result.num_kept;
+  }
+  if (const ReversedBoxes found = find_reversed_boxes(dataset); is_another_order(found, num_boxes)) {
+    throw_failure(
+        "{} boxes have reversed corners, as {}: too many for slips. Their numbers are likely in another order (x, y, "
+        "width, height, or y first); exchanging corners would make wrong boxes. Convert them, or name their order in "
+        "thinkvg's own JSON lines, then mend the rest",
+        found.num_reversed, found.example);
   }
   for (std::size_t i = 0; i < dataset.bad_rows().size(); ++i) {
     const BadRow& bad = dataset.bad_rows()[i];

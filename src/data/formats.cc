@@ -21,7 +21,8 @@ constexpr std::array kFormats = {
            is_own_jsonl, open_own_jsonl},
     Format{"gemex_train", "GEMeX training list: row_id, image, q_type, conversations", is_gemex_train,
            open_gemex_train},
-    Format{"conversations", "LLaVA style (image, conversations) and ms-swift style (images, messages)",
+    Format{"conversations",
+           "LLaVA style (image, conversations), ms-swift style (images, messages), TRL style (prompt, completion)",
            is_conversations, open_conversations},
     Format{"gemex", "GEMeX test rows: question, choices, answer, reason, visual_locations, image_path", is_gemex_test,
            open_gemex_test},
@@ -115,10 +116,11 @@ Chosen choose(const fs::path& path, const std::string& name) {
   for (const Preview& file : chosen.files) {
     const Format* format = find_format(file);
     if (format == nullptr) {
-      throw_failure("{}: its format is not known. It is {} with {}; known formats:{}", file.file.string(),
+      const bool one_row = file.kind == FileKind::json_object;
+      throw_failure("{}: its format is not known. It is {} with {}{}; known formats:{}", file.file.string(),
                     kind_name(file.kind),
                     file.fields.empty() ? "no fields" : fmt::format("the fields {}", fmt::join(file.fields, ", ")),
-                    format_lines());
+                    one_row ? " (rows are read one a line, or as the elements of a list)" : "", format_lines());
     }
     if (chosen.format != nullptr && chosen.format != format) {
       throw_failure("{}: its format is {}, but {} before it is {}; open them one by one", file.file.string(),

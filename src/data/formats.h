@@ -31,7 +31,7 @@ bool is_gemex_train(const Preview& file);
 std::unique_ptr<Dataset> open_gemex_train(const std::vector<Preview>& files, const std::string& frame);
 
 // conversations.cc: {"conversations": [{"from", "value"}, ..]} of LLaVA and its children, {"messages": [{"role",
-// "content"}, ..]} of ms-swift and chat APIs.
+// "content"}, ..]} of ms-swift and chat APIs, {"prompt", "completion"} of TRL.
 bool is_conversations(const Preview& file);
 std::unique_ptr<Dataset> open_conversations(const std::vector<Preview>& files, const std::string& frame);
 

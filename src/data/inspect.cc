@@ -4,20 +4,29 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <cctype>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <map>
 #include <optional>
 #include <set>
+#include <thread>
+#include <type_traits>
 #include <unordered_map>
 
+#include "data/box_order.h"
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/html.h"
+#include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/data/image_size.h"
 #include "thinkvg/data/images.h"
 #include "thinkvg/grounding/answer.h"
 #include "thinkvg/grounding/geometry.h"
 #include "thinkvg/grounding/response.h"
+#include "thinkvg/image/raster.h"
 #include "thinkvg/text/tokenizer.h"
 
 namespace thinkvg::data {
@@ -33,6 +42,7 @@ constexpr std::size_t kMaxFrameBoxes = 20'000;  // boxes that the frame's eviden
 constexpr std::size_t kMinFrameBoxes = 50;      // fewer say nothing
 constexpr std::int64_t kMaxTokenized = 20'000;  // samples whose lengths are counted in tokens
 constexpr double kTinyArea = 1e-3;              // share of the frame below which a box is tiny
+constexpr double kFitting = 0.9;                // share of the boxes inside the pictures from which a frame fits
 constexpr double kSameBox = 0.5;                // IoU from which a box of the reasoning is one of the answer's
 
 double rounded(double value, double steps = 1e4) { return std::round(value * steps) / steps; }
@@ -42,7 +52,18 @@ class Listing {
  public:
   explicit Listing(std::int64_t max_listed) : max_listed_(max_listed) {}
   void add(const std::string& id, const std::string& text) {
-    if (++count_ <= max_listed_) items_.push_back({{"id", id}, {"reason", text}});
+    add(id, [&] { return text; });
+  }
+  // `text()` is asked for where it is listed only: a large set may have a finding in every row.
+  template <class Text>
+  requires std::is_invocable_v<Text>
+  void add(const std::string& id, const Text& text) {
+    if (++count_ <= max_listed_) items_.push_back({{"id", id}, {"reason", text()}});
+  }
+  // The first as a line of text; empty when there is none.
+  std::string example() const {
+    if (items_.empty()) return {};
+    return items_[0]["id"].get<std::string>() + ": " + items_[0]["reason"].get<std::string>();
   }
   std::int64_t count() const { return count_; }
   Json to_json() const { return {{"count", count_}, {"listed", items_}}; }
@@ -98,16 +119,25 @@ std::int64_t count_words(std::string_view text) {
 }
 
 // The same kind of problem in many rows differs in its numbers and quoted texts only.
-std::string kind_of(const std::string& reason) {
+std::string kind_of(std::string_view reason) {
+  const auto in_word = [&](std::size_t i) {
+    return i < reason.size() && (std::isalnum(static_cast<unsigned char>(reason[i])) != 0 || (reason[i] & 0x80) != 0);
+  };
   std::string kind;
-  bool quoted = false, number = false;
-  for (const char c : reason) {
-    if (c == '\'' || c == '"') {
-      if (!quoted) kind += "'..'";
-      quoted = !quoted;
-      continue;
+  bool number = false;
+  for (std::size_t i = 0; i < reason.size(); ++i) {
+    const char c = reason[i];
+    // A quote opens before a word and closes behind one; an apostrophe stands between letters.
+    if ((c == '\'' || c == '"') && (i == 0 || !in_word(i - 1))) {
+      std::size_t end = i + 1;
+      while (end < reason.size() && (reason[end] != c || in_word(end + 1))) ++end;
+      if (end < reason.size()) {
+        kind += "'..'";
+        number = false;
+        i = end;
+        continue;
+      }
     }
-    if (quoted) continue;
     const bool digit = c >= '0' && c <= '9';
     if (digit) {
       if (!number) kind += 'N';
@@ -116,7 +146,11 @@ std::string kind_of(const std::string& reason) {
     }
     number = digit || (number && c == '.');
   }
-  return kind.size() > 120 ? kind.substr(0, 120) : kind;
+  constexpr std::size_t kLongest = 120;
+  if (kind.size() <= kLongest) return kind;
+  std::size_t end = kLongest;
+  while (end > 0 && (static_cast<unsigned char>(kind[end]) & 0xC0) == 0x80) --end;  // not inside a character
+  return kind.substr(0, end) + "..";
 }
 
 // ---- which frame the boxes live in ----
@@ -185,14 +219,18 @@ FrameEvidence weigh(const BoxFrame& frame, const std::vector<SeenBox>& boxes) {
   return evidence;
 }
 
-Json frame_report(const std::vector<SeenBox>& boxes, const BoxFrame& declared) {
+Json frame_report(std::vector<SeenBox> boxes, const BoxFrame& declared) {
+  // Pictures that are there speak for those that are missing.
+  const auto size_is_known = [](const SeenBox& seen) { return seen.size.width > 0; };
+  if (std::count_if(boxes.begin(), boxes.end(), size_is_known) >= static_cast<std::ptrdiff_t>(kMinFrameBoxes))
+    std::erase_if(boxes, [&](const SeenBox& seen) { return !size_is_known(seen); });
   Json json = {{"declared", declared.name()}, {"boxes", boxes.size()}};
   if (boxes.size() < kMinFrameBoxes) {
     json["verdict"] = fmt::format("{} boxes are too few to tell their frame", boxes.size());
     json["agrees"] = nullptr;
     return json;
   }
-  const bool sizes_known = std::all_of(boxes.begin(), boxes.end(), [](const SeenBox& b) { return b.size.width > 0; });
+  const bool sizes_known = std::all_of(boxes.begin(), boxes.end(), size_is_known);
   json["sizes_known"] = sizes_known;
   std::vector<BoxFrame> frames = {declared, BoxFrame::unit(), BoxFrame::hundred(), BoxFrame::thousand()};
   if (sizes_known) frames.push_back(BoxFrame::original());
@@ -218,9 +256,20 @@ Json frame_report(const std::vector<SeenBox>& boxes, const BoxFrame& declared) {
   const FrameEvidence& best = evidence.front();
   const auto own = std::find_if(evidence.begin(), evidence.end(), [&](const auto& e) { return e.frame == declared; });
   const bool agrees = own != evidence.end() && own->badness <= best.badness + 0.02;
-  json["likely"] = agrees ? declared.name() : best.frame.name();
+  const bool any_fits = best.inside >= kFitting;
   json["agrees"] = own == evidence.end() ? Json(nullptr) : Json(agrees);
-  if (agrees) {
+  if (agrees || any_fits) json["likely"] = agrees ? declared.name() : best.frame.name();
+  if (!agrees && !any_fits) {
+    json["verdict"] = own == evidence.end()
+                          ? fmt::format(
+                                "the declared frame {} cannot be judged without the pictures' sizes, and no other "
+                                "frame fits; name the image root with --images",
+                                declared.name())
+                          : fmt::format(
+                                "the boxes fit no known frame: in the best one, {}, {:.1f} % of them lie inside "
+                                "the pictures, in the declared frame {} {:.1f} %",
+                                best.frame.name(), 100 * best.inside, declared.name(), 100 * own->inside);
+  } else if (agrees) {
     json["verdict"] = fmt::format(
         "the boxes fit the declared frame {}: {:.1f} % lie inside the pictures, and they reach the "
         "pictures' edges",
@@ -232,7 +281,7 @@ Json frame_report(const std::vector<SeenBox>& boxes, const BoxFrame& declared) {
         best.frame.name(), declared.name(), 100 * best.inside,
         own == evidence.end() ? "" : fmt::format(", here {:.1f} %", 100 * own->inside));
   }
-  if (!sizes_known)
+  if (!sizes_known && json.contains("likely"))
     json["verdict"] = json["verdict"].get<std::string>() +
                       " (without the pictures' sizes letterbox and stretch frames look the same)";
   json["candidates"] = Json::array();
@@ -273,7 +322,13 @@ class Pictures {
     facts.found = !file.empty();
     if (!facts.found) return facts;
     try {
-      facts.size = read_image_size(file);
+      const ImageSize size = read_image_size(file);
+      const image::ReadOptions limits;
+      if (size.width > limits.max_pixels / size.height) {
+        throw_failure("{}: {} x {} pixels are more than a run decodes (max_pixels = {} unless set)", file.string(),
+                      size.width, size.height, limits.max_pixels);
+      }
+      facts.size = size;
     } catch (const std::exception& error) {
       facts.problem = error.what();
     }
@@ -295,10 +350,15 @@ class Inspector {
     if (!options.tokenizer.empty()) tokenizer_ = text::load_tokenizer(options.tokenizer);
   }
 
-  Inspection run() {
+  Inspection run(const InspectProgress& on_progress) {
+    constexpr std::int64_t kRowsAReport = 4096;
     const std::int64_t size = dataset_.size();
-    box_step_ = 1;
-    for (std::int64_t i = 0; i < size; ++i) look_at(i, dataset_.get(i));
+    for (std::int64_t i = 0; i < size; ++i) {
+      look_at(i, dataset_.get(i));
+      if (on_progress && (i + 1) % kRowsAReport == 0) on_progress("rows", i + 1, size);
+    }
+    reversed_ = find_reversed_boxes(dataset_);
+    if (options_.decode_pictures) decode_pictures(on_progress);
     for (const std::string& other : options_.others) compare_with(other);
     return {report(), choose_examples()};
   }
@@ -358,11 +418,29 @@ class Inspector {
   }
 
   void look_at_boxes(std::int64_t index, const Sample& sample) {
-    boxes_per_question_.push_back(static_cast<std::int64_t>(sample.regions.size()));
-    const ImageSize size = size_of(sample);
+    std::int64_t num_boxes = static_cast<std::int64_t>(sample.regions.size());
+    look_at_boxes_of(index, {sample, sample.regions, size_of(sample)});
+    for (std::size_t i = 0; i < sample.more_regions.size(); ++i) {
+      num_boxes += static_cast<std::int64_t>(sample.more_regions[i].size());
+      const ImageSize size = pictures_.active() ? pictures_.facts(sample.more_images[i]).size : ImageSize{};
+      look_at_boxes_of(index, {sample, sample.more_regions[i], size});
+    }
+    boxes_per_question_.push_back(num_boxes);
+  }
+
+  // The regions on one picture of a sample, and the picture's size where that is known.
+  struct PictureRegions {
+    const Sample& sample;
+    const std::vector<Region>& regions;
+    ImageSize size;
+  };
+
+  void look_at_boxes_of(std::int64_t index, const PictureRegions& on) {
+    const Sample& sample = on.sample;
+    const ImageSize size = on.size;
     const bool needs_size = grounding::conversion_needs_picture(sample.frame, BoxFrame::unit());
-    for (std::size_t r = 0; r < sample.regions.size(); ++r) {
-      const Region& region = sample.regions[r];
+    for (std::size_t r = 0; r < on.regions.size(); ++r) {
+      const Region& region = on.regions[r];
       const Box& box = region.box;
       ++num_boxes_;
       const std::string name = grounding::normalize_region_name(region.name);
@@ -373,7 +451,7 @@ class Inspector {
         if (frame_boxes_.size() >= 2 * kMaxFrameBoxes) thin_out();
       }
       for (std::size_t other = 0; other < r; ++other) {
-        if (sample.regions[other].box == box) {
+        if (on.regions[other] == region) {
           repeated_boxes_.add(sample.id,
                               fmt::format("{} of '{}' stands twice", grounding::format_box(box), region.name));
           flag(index, 0.5);
@@ -387,19 +465,23 @@ class Inspector {
           static_cast<double>(std::max(geometry.extent(sample.frame).width, geometry.extent(sample.frame).height));
       const bool padding = sample.frame.kind() == BoxFrame::Kind::letterbox;
       if (!fitted.problem.empty()) {
-        boxes_outside_.add(sample.id,
-                           fmt::format("{} of '{}': {}", grounding::format_box(box), region.name, fitted.problem));
+        boxes_outside_.add(sample.id, [&] {
+          return fmt::format("{} of '{}': {}", grounding::format_box(box), region.name, fitted.problem);
+        });
         flag(index, 2);
       } else if (fitted.clipped && overhang(box, fitted.box) > std::max(1.0, 0.005 * frame_side)) {
-        (padding ? boxes_in_padding_ : boxes_outside_)
-            .add(sample.id, fmt::format("{} of '{}': {:.0f} % of it lies {}", grounding::format_box(box), region.name,
-                                        100 * (1 - fitted.kept), padding ? "on the padding" : "outside the picture"));
+        (padding ? boxes_in_padding_ : boxes_outside_).add(sample.id, [&] {
+          return fmt::format("{} of '{}': {:.0f} % of it lies {}", grounding::format_box(box), region.name,
+                             100 * (1 - fitted.kept), padding ? "on the padding" : "outside the picture");
+        });
         flag(index, 2 * (1 - fitted.kept));
       }
       const Box unit = geometry.convert(box, BoxFrame::unit());
       if (unit.area() < kTinyArea) {
-        tiny_boxes_.add(sample.id, fmt::format("{} of '{}' covers {:.4f} % of the picture", grounding::format_box(box),
-                                               region.name, 100 * unit.area()));
+        tiny_boxes_.add(sample.id, [&] {
+          return fmt::format("{} of '{}' covers {:.4f} % of the picture", grounding::format_box(box), region.name,
+                             100 * unit.area());
+        });
         flag(index, 0.5);
       }
     }
@@ -426,25 +508,42 @@ class Inspector {
                            fmt::format("{}: {}", parsed.bad_think_boxes[i], parsed.bad_think_box_problems[i]));
       flag(index, 1);
     }
-    const auto partner = [](const Region& region, const std::vector<Region>& others) {
-      const std::string name = grounding::normalize_region_name(region.name);
-      return std::any_of(others.begin(), others.end(), [&](const Region& other) {
-        if (grounding::iou(region.box, other.box) >= kSameBox) return true;
-        return !name.empty() && grounding::normalize_region_name(other.name) == name;
+    // The answer's boxes on all pictures of the question: the reasoning does not say which one it looks at.
+    std::vector<Region> in_answer = sample.regions;
+    for (const auto& regions : sample.more_regions) in_answer.insert(in_answer.end(), regions.begin(), regions.end());
+    const std::vector<std::string> think_names = names_of(parsed.think_regions), answer_names = names_of(in_answer);
+    std::vector<bool> answer_seen(in_answer.size(), false);
+    for (std::size_t i = 0; i < parsed.think_regions.size(); ++i) {
+      const Region& region = parsed.think_regions[i];
+      bool seen = false;
+      for (std::size_t a = 0; a < in_answer.size(); ++a) {
+        const bool same = grounding::iou(region.box, in_answer[a].box) >= kSameBox ||
+                          (!think_names[i].empty() && think_names[i] == answer_names[a]);
+        if (!same) continue;
+        seen = true;
+        answer_seen[a] = true;
+      }
+      if (seen) continue;
+      think_only_.add(sample.id, [&] {
+        return fmt::format("the reasoning looks at '{}' {}, the answer has no such box", region.name,
+                           grounding::format_box(region.box));
       });
-    };
-    for (const Region& region : parsed.think_regions) {
-      if (partner(region, sample.regions)) continue;
-      think_only_.add(sample.id, fmt::format("the reasoning looks at '{}' {}, the answer has no such box", region.name,
-                                             grounding::format_box(region.box)));
       flag(index, 0.2);
     }
-    for (const Region& region : sample.regions) {
-      if (partner(region, parsed.think_regions)) continue;
-      answer_only_.add(sample.id, fmt::format("the answer points at '{}' {}, which the reasoning does not name",
-                                              region.name, grounding::format_box(region.box)));
+    for (std::size_t a = 0; a < in_answer.size(); ++a) {
+      if (answer_seen[a]) continue;
+      answer_only_.add(sample.id, [&] {
+        return fmt::format("the answer points at '{}' {}, which the reasoning does not name", in_answer[a].name,
+                           grounding::format_box(in_answer[a].box));
+      });
       flag(index, 0.2);
     }
+  }
+
+  static std::vector<std::string> names_of(const std::vector<Region>& regions) {
+    std::vector<std::string> names;
+    for (const Region& region : regions) names.push_back(grounding::normalize_region_name(region.name));
+    return names;
   }
 
   void look_at_answer(std::int64_t index, const Sample& sample) {
@@ -480,13 +579,26 @@ class Inspector {
 
   void look_for_repetition(std::int64_t index, const Sample& sample) {
     const std::string key = sample.image + "\n" + grounding::normalize_text(sample.prompt());
-    const auto [entry, is_new] = asked_.try_emplace(key, Asked{sample.id, grounding::normalize_text(sample.answer)});
-    if (is_new) return;
-    if (entry->second.answer == grounding::normalize_text(sample.answer)) {
-      duplicates_.add(sample.id, fmt::format("the question of '{}' again, with the same answer", entry->second.id));
+    const std::string answer = grounding::normalize_text(sample.answer);
+    const auto reader = sample.fields.find("reader");
+    const std::string by = reader == sample.fields.end() ? std::string() : reader->second;
+    const auto placed = asked_.try_emplace(key, Asked{sample.id, answer, by});
+    if (placed.second) return;
+    const Asked& before = placed.first->second;
+    if (before.reader != by) {
+      // Several readers of one picture are no repetition; where they see other things, that is worth knowing.
+      if (before.answer != answer) {
+        disagreements_.add(sample.id, [&] {
+          return fmt::format("'{:.60}', the reader of '{}' says '{:.60}'", sample.answer, before.id, before.answer);
+        });
+      }
+    } else if (before.answer == answer) {
+      duplicates_.add(sample.id,
+                      [&] { return fmt::format("the question of '{}' again, with the same answer", before.id); });
     } else {
-      contradictions_.add(sample.id, fmt::format("the question of '{}' again, with another answer: '{:.60}'",
-                                                 entry->second.id, sample.answer));
+      contradictions_.add(sample.id, [&] {
+        return fmt::format("the question of '{}' again, with another answer: '{:.60}'", before.id, sample.answer);
+      });
       flag(index, 1);
     }
   }
@@ -503,6 +615,49 @@ class Inspector {
     if (!sample.think.empty()) think_lengths_.push_back(think);
     response_lengths_.push_back(length(response));
     target_lengths_.push_back(think + response_lengths_.back());
+  }
+
+  // What the headers do not show: files that are cut off or damaged, and pictures that show nothing.
+  void decode_pictures(const InspectProgress& on_progress) {
+    std::vector<std::string> names;
+    for (const auto& [image, count] : questions_of_) {
+      if (pictures_.facts(image).found && pictures_.facts(image).problem.empty()) names.push_back(image);
+    }
+    std::sort(names.begin(), names.end());
+    std::vector<std::filesystem::path> files;
+    for (const std::string& name : names) files.push_back(pictures_.file(name));
+    std::vector<std::string> problems(names.size());
+    std::vector<char> flat(names.size(), 0);
+    std::atomic<std::size_t> next{0}, done{0};
+    const auto work = [&] {
+      for (std::size_t i = next++; i < files.size(); i = next++) {
+        try {
+          const image::Raster raster = image::read_raster(files[i]);
+          flat[i] = std::adjacent_find(raster.pixels.begin(), raster.pixels.end(), std::not_equal_to<>()) ==
+                    raster.pixels.end();
+        } catch (const std::exception& error) {
+          problems[i] = error.what();
+        }
+        ++done;
+      }
+    };
+    {
+      std::vector<std::jthread> threads;
+      const std::size_t num_threads =
+          std::min<std::size_t>(files.size(), std::max(1U, std::thread::hardware_concurrency()));
+      for (std::size_t t = 0; t < num_threads; ++t) threads.emplace_back(work);
+      while (on_progress && done < files.size()) {
+        on_progress("pictures", static_cast<std::int64_t>(done), static_cast<std::int64_t>(files.size()));
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      }
+    }
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      if (!problems[i].empty()) {
+        unreadable_pictures_.add(names[i], problems[i]);
+      } else if (flat[i] != 0) {
+        flat_pictures_.add(names[i], "every pixel has the same value");
+      }
+    }
   }
 
   void compare_with(const std::string& path) {
@@ -543,13 +698,17 @@ class Inspector {
 
   Json bad_rows_report() const {
     std::map<std::string, std::int64_t> kinds;
-    Json listed = Json::array();
+    Json listed = Json::array(), first = Json::array();
     for (const BadRow& bad : dataset_.bad_rows()) {
-      ++kinds[kind_of(bad.reason)];
+      if (++kinds[kind_of(bad.reason)] == 1 && static_cast<std::int64_t>(first.size()) < options_.max_listed)
+        first.push_back({{"row", bad.row}, {"reason", bad.reason}});
       if (static_cast<std::int64_t>(listed.size()) < options_.max_listed)
         listed.push_back({{"row", bad.row}, {"reason", bad.reason}});
     }
-    return {{"count", dataset_.bad_rows().size()}, {"by_reason", counts_json(kinds)}, {"listed", std::move(listed)}};
+    return {{"count", dataset_.bad_rows().size()},
+            {"by_reason", counts_json(kinds)},
+            {"first_of_each_reason", std::move(first)},
+            {"listed", std::move(listed)}};
   }
 
   Json split_report() {
@@ -584,6 +743,8 @@ class Inspector {
       pictures["questions_with_picture"] = num_samples_found_;
       pictures["missing"] = missing_pictures_.to_json();
       pictures["unreadable"] = unreadable_pictures_.to_json();
+      pictures["decoded"] = options_.decode_pictures;
+      pictures["flat"] = flat_pictures_.to_json();
       pictures["sizes"] = counts_json(sizes_);
       pictures["size_differs_from_row"] = wrong_sizes_.to_json();
     }
@@ -597,7 +758,8 @@ class Inspector {
                      {"outside", boxes_outside_.to_json()},
                      {"on_padding", boxes_in_padding_.to_json()},
                      {"tiny", tiny_boxes_.to_json()},
-                     {"repeated", repeated_boxes_.to_json()}};
+                     {"repeated", repeated_boxes_.to_json()},
+                     {"reversed", reversed_.num_reversed}};
     const BoxFrame declared = frame_boxes_.empty() ? BoxFrame() : frame_boxes_.front().box.frame;
     json["frame"] = frame_report(frame_boxes_, declared);
     json["frame"]["declared_frames"] = counts_json(frames_);
@@ -609,7 +771,9 @@ class Inspector {
     json["answers"] = {{"not_among_choices", not_a_choice_.to_json()},
                        {"without_choices", no_choices_.to_json()},
                        {"closed_not_yes_no", closed_not_yes_no_.to_json()}};
-    json["duplicates"] = {{"same_answer", duplicates_.to_json()}, {"other_answer", contradictions_.to_json()}};
+    json["duplicates"] = {{"same_answer", duplicates_.to_json()},
+                          {"other_answer", contradictions_.to_json()},
+                          {"other_reader", disagreements_.to_json()}};
     json["splits"] = split_report();
     json["lengths"] = {{"unit", tokenizer_ ? "tokens" : "words"}, {"tokenizer", options_.tokenizer},
                        {"samples", question_lengths_.size()},     {"question", distribution(question_lengths_)},
@@ -620,36 +784,78 @@ class Inspector {
     return json;
   }
 
-  // One line for each kind of finding. error: training on it is wrong or impossible; warning: look at it.
+  // One line for each kind of finding, with examples. error: training on it is wrong or impossible; warning: look at
+  // it.
   Json problems(const Json& json) const {
     Json lines = Json::array();
-    const auto add = [&](const char* level, std::int64_t count, const std::string& text) {
-      if (count > 0) lines.push_back({{"level", level}, {"count", count}, {"text", text}});
+    const auto add = [&](const char* level, std::int64_t count, const std::string& text, const Json& examples) {
+      if (count > 0) lines.push_back({{"level", level}, {"count", count}, {"text", text}, {"examples", examples}});
     };
-    add("error", static_cast<std::int64_t>(dataset_.bad_rows().size()), "rows cannot be used");
+    // `one` and `many`: what is said of one finding, and of several.
+    const auto add_listed = [&](const char* level, const Listing& found, const char* one, const char* many) {
+      Json examples = Json::array();
+      if (found.count() > 0 && !found.example().empty()) examples.push_back(found.example());
+      add(level, found.count(), found.count() == 1 ? one : many, examples);
+    };
+    Json bad_rows = Json::array();
+    for (const Json& row : json["bad_rows"]["first_of_each_reason"])
+      bad_rows.push_back(fmt::format("row {}: {}", row["row"].dump(), row["reason"].get<std::string>()));
+    const auto num_bad = static_cast<std::int64_t>(dataset_.bad_rows().size());
+    add("error", num_bad, num_bad == 1 ? "row cannot be used" : "rows cannot be used", bad_rows);
+    if (is_another_order(reversed_, num_boxes_))
+      add("error", reversed_.num_reversed,
+          "boxes have reversed corners, too many for slips: their numbers are likely in another order (x, y, width, "
+          "height, or y first). Convert them, or name their order in thinkvg's own JSON lines",
+          Json::array({reversed_.example}));
     if (pictures_.active()) {
-      add("error", missing_pictures_.count(), "pictures are not under the image root");
-      add("error", unreadable_pictures_.count(), "pictures cannot be read");
-      add("error", wrong_sizes_.count(), "pictures have another size than the row says: boxes in original pixels miss");
+      add_listed("error", missing_pictures_, "picture is not under the image root",
+                 "pictures are not under the image root");
+      add_listed("error", unreadable_pictures_, "picture cannot be read", "pictures cannot be read");
+      add_listed("error", wrong_sizes_, "picture has another size than the row says: boxes in original pixels miss",
+                 "pictures have another size than the row says: boxes in original pixels miss");
     }
     if (json["frame"]["agrees"].is_boolean() && !json["frame"]["agrees"].get<bool>())
       add("error", static_cast<std::int64_t>(json["frame"]["boxes"].get<std::size_t>()),
-          "boxes: " + json["frame"]["verdict"].get<std::string>());
-    add("error", num_in_two_splits_, "patients are in two splits");
-    add("error", num_shared_, "patients and pictures are also in the other sets");
-    add("error", not_a_choice_.count(), "answers are not among their choices");
-    add("error", contradictions_.count(), "questions come again with another answer");
-    add("warning", boxes_outside_.count(), "boxes lie outside the picture, in part or wholly");
-    add("warning", boxes_in_padding_.count(), "boxes lie on the padding in part");
-    add("warning", no_choices_.count(), "choice questions have no choices that could be told apart");
-    add("warning", bad_think_boxes_.count(), "box texts in the reasoning give no box");
-    add("warning", think_only_.count(), "boxes of the reasoning are not among the answer's");
-    add("warning", answer_only_.count(), "boxes of the answer are not named in the reasoning");
-    add("warning", duplicates_.count(), "questions come again with the same answer");
-    add("warning", repeated_boxes_.count(), "boxes stand twice in their row");
-    add("warning", tiny_boxes_.count(), "boxes cover less than a thousandth of the picture");
-    add("note", closed_not_yes_no_.count(), "closed questions have an answer other than yes or no");
-    add("note", num_unknown_names_, "boxes have a name outside the list of anatomical regions");
+          "boxes: " + json["frame"]["verdict"].get<std::string>(), Json::array());
+    Json patients = Json::array();
+    for (const Json& item : json["splits"]["patients_in_two"]["listed"]) {
+      if (patients.empty()) patients.push_back(item["id"].get<std::string>() + " " + item["reason"].get<std::string>());
+    }
+    add("error", num_in_two_splits_,
+        num_in_two_splits_ == 1 ? "patient is in two splits" : "patients are in two splits", patients);
+    add("error", num_shared_,
+        num_shared_ == 1 ? "patient or picture is also in the other sets"
+                         : "patients and pictures are also in the other sets",
+        Json::array());
+    add_listed("error", not_a_choice_, "answer is not among its choices", "answers are not among their choices");
+    add_listed("error", contradictions_, "question comes again with another answer",
+               "questions come again with another answer");
+    add_listed("warning", flat_pictures_, "picture shows nothing: all its pixels are equal",
+               "pictures show nothing: all their pixels are equal");
+    add_listed("warning", boxes_outside_, "box lies outside the picture, in part or wholly",
+               "boxes lie outside the picture, in part or wholly");
+    add_listed("warning", boxes_in_padding_, "box lies on the padding in part", "boxes lie on the padding in part");
+    add_listed("warning", no_choices_, "choice question has no choices that could be told apart",
+               "choice questions have no choices that could be told apart");
+    add_listed("warning", bad_think_boxes_, "box text in the reasoning gives no box",
+               "box texts in the reasoning give no box");
+    add_listed("warning", think_only_, "box of the reasoning is not among the answer's",
+               "boxes of the reasoning are not among the answer's");
+    add_listed("warning", answer_only_, "box of the answer is not named in the reasoning",
+               "boxes of the answer are not named in the reasoning");
+    add_listed("warning", duplicates_, "question comes again with the same answer",
+               "questions come again with the same answer");
+    add_listed("warning", repeated_boxes_, "box stands twice in its row", "boxes stand twice in their row");
+    add_listed("warning", tiny_boxes_, "box covers less than a thousandth of the picture",
+               "boxes cover less than a thousandth of the picture");
+    add_listed("note", closed_not_yes_no_, "closed question has an answer other than yes or no",
+               "closed questions have an answer other than yes or no");
+    add_listed("note", disagreements_, "question is answered otherwise by another reader",
+               "questions are answered otherwise by another reader");
+    add("note", num_unknown_names_,
+        num_unknown_names_ == 1 ? "box has a name outside the list of anatomical regions"
+                                : "boxes have a name outside the list of anatomical regions",
+        Json::array());
     return lines;
   }
 
@@ -668,13 +874,16 @@ class Inspector {
   std::vector<SeenBox> frame_boxes_;
   std::vector<std::int64_t> boxes_per_question_, question_lengths_, think_lengths_, response_lengths_, target_lengths_;
   struct Asked {
-    std::string id, answer;
+    std::string id, answer, reader;
   };
   std::unordered_map<std::string, Asked> asked_;
   Json others_ = Json::array();
   std::map<std::int64_t, double> worst_;
 
+  ReversedBoxes reversed_;
+
   Listing missing_pictures_ = make_listing(), unreadable_pictures_ = make_listing(), wrong_sizes_ = make_listing();
+  Listing flat_pictures_ = make_listing(), disagreements_ = make_listing();
   Listing boxes_outside_ = make_listing(), boxes_in_padding_ = make_listing(), tiny_boxes_ = make_listing();
   Listing repeated_boxes_ = make_listing(), bad_think_boxes_ = make_listing(), think_only_ = make_listing();
   Listing answer_only_ = make_listing(), not_a_choice_ = make_listing(), no_choices_ = make_listing();
@@ -683,7 +892,11 @@ class Inspector {
 
 }  // namespace
 
-Inspection inspect(const Dataset& dataset, const InspectOptions& options) { return Inspector(dataset, options).run(); }
+Inspection inspect(const Dataset& dataset, const InspectOptions& options, const InspectProgress& on_progress) {
+  if (options.decode_pictures && options.images.empty())
+    throw_invalid("decode_pictures reads the pictures: name their folder with --images");
+  return Inspector(dataset, options).run(on_progress);
+}
 
 std::string inspection_summary(const Inspection& inspection) {
   const Json& r = inspection.report;
@@ -696,9 +909,16 @@ std::string inspection_summary(const Inspection& inspection) {
     text += fmt::format(", {:.2f} % found", 100 * r["pictures"]["hit_rate"].get<double>());
   text += fmt::format("\nboxes: {}; {}\n", r["boxes"]["count"].dump(), r["frame"]["verdict"].get<std::string>());
   if (r["problems"].empty()) text += "nothing is wrong\n";
-  for (const Json& line : r["problems"])
-    text += fmt::format("{:>8}: {} {}\n", line["level"].get<std::string>(), line["count"].dump(),
-                        line["text"].get<std::string>());
+  for (const Json& line : r["problems"]) {
+    text += fmt::format("{:>8}: {} {}\n", line["level"].get<std::string>(),
+                        format_count(line["count"].get<std::int64_t>()), line["text"].get<std::string>());
+    constexpr std::size_t kMostExamples = 5, kLongestExample = 300;
+    const Json& examples = line["examples"];
+    for (std::size_t i = 0; i < std::min(kMostExamples, examples.size()); ++i)
+      text += fmt::format("          {}\n", html::shorten(examples[i].get<std::string>(), kLongestExample));
+    if (examples.size() > kMostExamples)
+      text += fmt::format("          and {} other reasons\n", examples.size() - kMostExamples);
+  }
   return text;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -31,7 +32,8 @@ constexpr std::array<const char*, 8> kColors = {"#ffb000", "#4cc9f0", "#ff5d8f",
                                                 "#c77dff", "#f9f871", "#ff7b54", "#9bb1ff"};
 
 constexpr const char* kStyle = R"css(
-:root{--ink:#1b2430;--soft:#5b6878;--line:#dfe4ea;--page:#f5f7f9;--card:#fff;--bar:#3b6fb6;--bad:#b3261e;--warn:#9a6700;--good:#1a7f4b}
+:root{color-scheme:light dark;--ink:#1b2430;--soft:#5b6878;--line:#dfe4ea;--page:#f5f7f9;--card:#fff;--bar:#3b6fb6;--bad:#b3261e;--warn:#9a6700;--note:#63707f;--good:#1a7f4b;--wrong:#b3261e}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e3e8ee;--soft:#9aa6b4;--line:#2b333d;--page:#11151a;--card:#191f26;--bar:#6f9fe0;--good:#4fc48a;--wrong:#ff8a80}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1180px;margin:0 auto;padding:28px 24px 80px}
@@ -39,29 +41,32 @@ h1{font-size:26px;margin:0 0 2px}h2{font-size:19px;margin:38px 0 12px;padding-to
 .sub{color:var(--soft);margin:0 0 18px;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:12px}
 .tile,.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px 16px}
-.tile b{display:block;font-size:23px;white-space:nowrap;line-height:1.25;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:13px}
+.tile b{display:block;font-size:23px;line-height:1.25;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:13px}
 .tile.good{border-left:4px solid var(--good)}.tile.bad{border-left:4px solid var(--bad)}
 table{border-collapse:collapse;width:100%;background:var(--card);border:1px solid var(--line);border-radius:8px;overflow:hidden}
 th,td{text-align:left;padding:6px 12px;border-bottom:1px solid var(--line);vertical-align:middle;overflow-wrap:anywhere}
 th{font-size:12.5px;color:var(--soft);font-weight:600}tr:last-child td{border-bottom:0}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.level{display:inline-block;min-width:64px;text-align:center;border-radius:10px;padding:1px 9px;font-size:12px;font-weight:600;color:#fff}
-.error{background:var(--bad)}.warning{background:var(--warn)}.note{background:#63707f}
-.grid{display:grid;align-items:start;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:14px}
+.wide{overflow-x:auto}.frames td,.frames th{overflow-wrap:normal}.frames b{white-space:nowrap}.frames th.n{white-space:normal}
+.level{display:inline-block;min-width:64px;white-space:nowrap;text-align:center;border-radius:10px;padding:1px 9px;font-size:12px;font-weight:600;color:#fff}
+.error{background:var(--bad)}.warning{background:var(--warn)}.note{background:var(--note)}
+.findings td:first-child{width:1%}.findings td.n{width:1%}.findings small{display:block;color:var(--soft);margin-top:2px}
+.grid{columns:330px;column-gap:14px}.grid>.card{break-inside:avoid;margin:0 0 14px}
 .bars td{padding:4px 12px}.bars i{display:block;height:12px;background:var(--bar);border-radius:2px;min-width:1px}
 .bars td.w{width:45%}
 details{background:var(--card);border:1px solid var(--line);border-radius:8px;margin:8px 0}
 summary{cursor:pointer;padding:9px 14px;font-weight:600}summary em{font-style:normal;color:var(--soft);font-weight:400}
 details table{border:0;border-top:1px solid var(--line);border-radius:0}
-.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(360px,1fr));gap:16px}
+.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(360px,100%),1fr));gap:16px}
 .example{background:var(--card);border:1px solid var(--line);border-radius:8px;overflow:hidden}
-.example figure{margin:0;background:#0c1117}.example svg{display:block;width:100%;height:auto;max-height:480px}
+.example figure{margin:0;background:#0c1117}.example figure+figure{border-top:1px solid #2b333d}.example svg{display:block;width:100%;height:auto;max-height:480px}
 .example div{padding:10px 14px 14px}.example .id{color:var(--soft);font-size:12.5px;overflow-wrap:anywhere}
 .example p{margin:6px 0 0}.example ul{margin:6px 0 0;padding-left:0;list-style:none}.example li.chosen{font-weight:600;color:var(--good)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 12px;font-size:12.5px;margin-top:8px}.legend span::before{content:"";display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:5px;background:var(--c);vertical-align:-1px;border:1px solid #0003}
-.think{font-size:13px;color:#3b4756;max-height:9.2em;overflow:auto}.wrong{color:var(--bad);font-size:13px}
+.think{font-size:13px;color:var(--soft);max-height:9.2em;overflow:auto}.wrong{color:var(--wrong);font-size:13px;overflow-wrap:anywhere}
 .hist{width:100%;height:96px;display:block}.hist rect{fill:var(--bar)}.axis{display:flex;justify-content:space-between;color:var(--soft);font-size:12px}
 .facts{color:var(--soft);font-size:13px;margin:6px 0 0}
+@media(max-width:600px){main{padding:18px 12px 60px}.tiles{grid-template-columns:repeat(auto-fit,minmax(130px,1fr))}th,td{padding:6px 8px}}
 )css";
 
 std::string count_text(const Json& value) { return format_count(value.get<std::int64_t>()); }
@@ -142,16 +147,23 @@ std::string reach_picture(const Json& reach) {
       "<svg width=\"56\" height=\"56\" viewBox=\"7 7 56 56\"><rect x=\"20\" y=\"20\" width=\"30\" height=\"30\" "
       "fill=\"none\" "
       "stroke=\"#5b6878\" stroke-dasharray=\"2 2\"/><rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" "
-      "fill=\"#3b6fb633\" stroke=\"#3b6fb6\"/></svg>",
+      "fill=\"var(--bar)\" fill-opacity=\"0.2\" stroke=\"var(--bar)\"/></svg>",
       place(r[0]), place(r[1]), std::max(0.0, 30 * (r[2] - r[0])), std::max(0.0, 30 * (r[3] - r[1])));
 }
 
+// With a capital at its beginning.
+std::string sentence(std::string text) {
+  if (!text.empty()) text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  return text;
+}
+
 std::string frame_section(const Json& frame) {
-  std::string out =
-      fmt::format("<h2 id=\"frame\">Where the boxes live</h2><p>{}.</p>", escape(frame["verdict"].get<std::string>()));
+  std::string out = fmt::format("<h2 id=\"frame\">Where the boxes live</h2><p>{}.</p>",
+                                escape(sentence(frame["verdict"].get<std::string>())));
   if (!frame.contains("candidates")) return out;
   out +=
-      "<table><tr><th>frame</th><th class=\"n\">boxes in the picture</th><th class=\"n\">touch the picture's edge</th>"
+      "<div class=\"wide\"><table class=\"frames\"><tr><th>frame</th><th class=\"n\">boxes in the picture</th><th "
+      "class=\"n\">touch the picture's edge</th>"
       "<th>reach (dotted: the picture)</th><th class=\"n\">misfit</th></tr>";
   for (const Json& c : frame["candidates"]) {
     const std::string name = c["frame"].get<std::string>();
@@ -163,72 +175,112 @@ std::string frame_section(const Json& frame) {
         share(c["touching_edge"].get<double>()), reach_picture(c["reach"]), c["badness"].get<double>());
   }
   return out +
-         "</table><p class=\"facts\">Every box is read as if it stood in each frame. In the right one no box leaves "
-         "the "
-         "picture and the outermost ones come near to all four edges; boxes that annotators' tools cut off lie on the "
-         "edge "
-         "itself. Misfit is 4 times the share outside plus the mean gap at the edges.</p>";
+         "</table></div><p class=\"facts\">Every box is read as if it stood in each frame. In the right one no box "
+         "leaves the picture and the outermost ones come near to all four edges; boxes that annotators' tools cut off "
+         "lie on the edge itself. Misfit is 4 times the share outside plus the mean gap at the edges.</p>";
 }
 
-struct Layer {
-  std::vector<Region> regions;
-  bool dashed;
+// Colours by region name, as the names come.
+using NameColors = std::map<std::string, const char*>;
+
+// A picture of a sample with what is drawn on it.
+struct Shown {
+  std::filesystem::path file;
+  std::string encoded;  // in place of a file, where the set itself holds the picture
+  ImageSize size;       // where the set says it
+  const std::vector<Region>& answer;
+  const std::vector<Region>& think;
+};
+struct Figure {
+  std::string html;
+  std::string problem;  // with the picture or its boxes
 };
 
-std::string example_card(const Sample& sample, const std::filesystem::path& file) {
+std::string box_outline(const Box& box, double scale, const char* color, bool dashed) {
+  return fmt::format(
+      "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"none\" stroke=\"{}\" "
+      "stroke-width=\"{}\"{}/>",
+      box.x1 * scale, box.y1 * scale, std::max(0.0, (box.x2 - box.x1) * scale),
+      std::max(0.0, (box.y2 - box.y1) * scale), color, dashed ? 2 : 3, dashed ? " stroke-dasharray=\"7 6\"" : "");
+}
+
+Figure figure_of(const Shown& shown, const BoxFrame& frame, const NameColors& colors, const char* no_file) {
+  Figure figure;
   std::optional<image::Picture> picture;
-  std::string problem = file.empty() ? "picture not found" : "";
-  if (!file.empty()) {
+  const bool inside = shown.file.empty() && !shown.encoded.empty();
+  if (!shown.file.empty() || inside) {
     try {
-      picture = image::read_picture(file);
+      picture =
+          inside ? image::decode_picture(shown.encoded, "the picture in the set") : image::read_picture(shown.file);
     } catch (const std::exception& error) {
-      problem = error.what();
+      figure.problem = error.what();
     }
   }
-  const bool frame_is_enough = !grounding::conversion_needs_picture(sample.frame, BoxFrame::unit());
-  ImageSize size = picture ? ImageSize{picture->width, picture->height} : sample.size;
+  ImageSize size = picture ? ImageSize{picture->width, picture->height} : shown.size;
   bool boxes_can_be_drawn = true;
   if (size.width < 1) {
-    boxes_can_be_drawn = frame_is_enough || sample.frame.kind() == BoxFrame::Kind::letterbox;
+    boxes_can_be_drawn =
+        !grounding::conversion_needs_picture(frame, BoxFrame::unit()) || frame.kind() == BoxFrame::Kind::letterbox;
     size = {1000, 1000};  // of a letterbox frame the padded square itself is shown
   }
   const ImageGeometry geometry(size);
   const double scale = static_cast<double>(kThumbnailSide) / static_cast<double>(std::max(size.width, size.height));
   const double width = static_cast<double>(size.width) * scale, height = static_cast<double>(size.height) * scale;
 
-  std::string out =
-      fmt::format("<article class=\"example\"><figure><svg viewBox=\"0 0 {:.1f} {:.1f}\">", width, height);
+  figure.html = fmt::format("<figure><svg viewBox=\"0 0 {:.1f} {:.1f}\">", width, height);
   if (picture) {
-    out += fmt::format("<image width=\"{:.1f}\" height=\"{:.1f}\" href=\"data:image/jpeg;base64,{}\"/>", width, height,
-                       base64(image::encode_jpeg(image::thumbnail(*picture, kThumbnailSide), 82)));
+    figure.html += fmt::format("<image width=\"{:.1f}\" height=\"{:.1f}\" href=\"data:image/jpeg;base64,{}\"/>", width,
+                               height, base64(image::encode_jpeg(image::thumbnail(*picture, kThumbnailSide), 82)));
   } else {
-    out += fmt::format(
+    figure.html += fmt::format(
         "<text x=\"{:.1f}\" y=\"{:.1f}\" fill=\"#8b97a5\" font-size=\"20\" text-anchor=\"middle\">{}</text>", width / 2,
-        height / 2, escape(problem.substr(0, 60)));
+        height / 2, shown.file.empty() && !inside ? no_file : "picture cannot be read");
   }
-  const std::vector<Region> in_think =
-      grounding::parse_response("<think>" + sample.think + "</think>", sample.frame).think_regions;
-  std::map<std::string, std::size_t> colors;
-  const auto color_of = [&](const std::string& name) {
-    return kColors[colors.emplace(name, colors.size()).first->second % kColors.size()];
-  };
-  for (const Layer& layer : {Layer{sample.regions, false}, Layer{in_think, true}}) {
-    for (const Region& region : layer.regions) {
-      const char* color = color_of(region.name);
-      if (!boxes_can_be_drawn) continue;
+  if (boxes_can_be_drawn) {
+    for (const Region& region : shown.answer)
+      figure.html +=
+          box_outline(geometry.convert(region.box, BoxFrame::original()), scale, colors.at(region.name), false);
+    for (const Region& region : shown.think) {
       Box box = geometry.convert(region.box, BoxFrame::original());
       // Drawn a little smaller, so that it shows inside the answer's box in the same place.
-      const double inset = layer.dashed ? 5 / scale : 0;
+      const double inset = 5 / scale;
       box = {box.x1 + inset, box.y1 + inset, box.x2 - inset, box.y2 - inset, box.frame};
-      out += fmt::format(
-          "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"none\" stroke=\"{}\" "
-          "stroke-width=\"{}\"{}/>",
-          box.x1 * scale, box.y1 * scale, std::max(0.0, (box.x2 - box.x1) * scale),
-          std::max(0.0, (box.y2 - box.y1) * scale), color, layer.dashed ? 2 : 3,
-          layer.dashed ? " stroke-dasharray=\"7 6\"" : "");
+      figure.html += box_outline(box, scale, colors.at(region.name), true);
     }
+  } else if (figure.problem.empty() && !(shown.answer.empty() && shown.think.empty())) {
+    figure.problem = "boxes cannot be drawn without the picture's size";
   }
-  out += "</svg></figure><div>";
+  figure.html += "</svg></figure>";
+  return figure;
+}
+
+// `embedded`: the picture where the set itself holds it. `finder`: null where no folder of pictures was named.
+std::string example_card(const Sample& sample, const std::string& embedded, const ImageFinder* finder) {
+  const std::vector<Region> in_think =
+      grounding::parse_response("<think>" + sample.think + "</think>", sample.frame).think_regions;
+  NameColors colors;
+  const auto give_colors = [&](const std::vector<Region>& regions) {
+    for (const Region& region : regions) colors.emplace(region.name, kColors[colors.size() % kColors.size()]);
+  };
+  give_colors(sample.regions);
+  for (const auto& regions : sample.more_regions) give_colors(regions);
+  give_colors(in_think);
+
+  const char* no_file = finder != nullptr ? "picture not found" : "no folder of pictures was named";
+  const auto file_of = [&](const std::string& image) {
+    return finder != nullptr ? finder->find(image) : std::filesystem::path();
+  };
+  const std::vector<Region> none;
+  std::vector<Figure> figures = {figure_of({file_of(sample.image), embedded, sample.size, sample.regions, in_think},
+                                           sample.frame, colors, no_file)};
+  for (std::size_t i = 0; i < sample.more_images.size(); ++i) {
+    const std::vector<Region>& regions = sample.more_regions.empty() ? none : sample.more_regions[i];
+    figures.push_back(
+        figure_of({file_of(sample.more_images[i]), {}, {}, regions, none}, sample.frame, colors, no_file));
+  }
+  std::string out = "<article class=\"example\">";
+  for (const Figure& figure : figures) out += figure.html;
+  out += "<div>";
   out += fmt::format("<span class=\"id\">{} &middot; {} &middot; {}</span><p><b>{}</b></p>", escape(sample.id),
                      escape(spaced(question_type_name(sample.type))), escape(sample.image), escape(sample.question));
   if (sample.choices.empty()) {
@@ -244,12 +296,13 @@ std::string example_card(const Sample& sample, const std::filesystem::path& file
   if (!sample.think.empty()) out += fmt::format("<p class=\"think\">{}</p>", escape(sample.think));
   if (!colors.empty()) {
     out += "<div class=\"legend\" style=\"padding:0\">";
-    for (const auto& [name, place] : colors)
-      out += fmt::format("<span style=\"--c:{}\">{}</span>", kColors[place % kColors.size()],
-                         escape(name.empty() ? "(no name)" : name));
+    for (const auto& [name, color] : colors)
+      out += fmt::format("<span style=\"--c:{}\">{}</span>", color, escape(name.empty() ? "(no name)" : name));
     out += "</div>";
   }
-  if (!boxes_can_be_drawn) out += "<p class=\"wrong\">boxes cannot be drawn without the picture's size</p>";
+  for (const Figure& figure : figures) {
+    if (!figure.problem.empty()) out += fmt::format("<p class=\"wrong\">{}</p>", escape(figure.problem));
+  }
   return out + "</div></article>";
 }
 
@@ -285,13 +338,13 @@ std::string inspection_html(const Inspection& inspection, const Dataset& dataset
   if (r["problems"].empty()) {
     out += "<p>Nothing is wrong.</p>";
   } else {
-    out +=
-        "<table><tr><th style=\"width:100px\">level</th><th class=\"n\" "
-        "style=\"width:100px\">count</th><th>what</th></tr>";
+    out += "<table class=\"findings\"><tr><th>level</th><th class=\"n\">count</th><th>what</th></tr>";
     for (const Json& line : r["problems"]) {
       const std::string level = line["level"].get<std::string>();
-      out += fmt::format("<tr><td><span class=\"level {}\">{}</span></td><td class=\"n\">{}</td><td>{}</td></tr>",
-                         level, level, count_text(line["count"]), escape(line["text"].get<std::string>()));
+      const std::string example = line["examples"].empty() ? std::string() : line["examples"][0].get<std::string>();
+      out += fmt::format("<tr><td><span class=\"level {}\">{}</span></td><td class=\"n\">{}</td><td>{}{}</td></tr>",
+                         level, level, count_text(line["count"]), escape(line["text"].get<std::string>()),
+                         example.empty() ? "" : "<small>" + escape(html::shorten(example, 240)) + "</small>");
     }
     out += "</table>";
   }
@@ -312,12 +365,14 @@ std::string inspection_html(const Inspection& inspection, const Dataset& dataset
       {"Box texts in the reasoning that are no boxes", &r["think"]["bad_boxes"]},
       {"Questions again, same answer", &r["duplicates"]["same_answer"]},
       {"Questions again, other answer", &r["duplicates"]["other_answer"]},
+      {"Questions again, another reader's answer", &r["duplicates"]["other_reader"]},
       {"Patients in two splits", &r["splits"]["patients_in_two"]}};
   for (const auto& [title, list] : lists) out += listing(title, *list);
   if (r["pictures"].contains("missing")) {
     out += listing("Pictures that were not found", r["pictures"]["missing"]);
     out += listing("Pictures that cannot be read", r["pictures"]["unreadable"]);
     out += listing("Pictures of another size than the row says", r["pictures"]["size_differs_from_row"]);
+    out += listing("Pictures that show nothing", r["pictures"]["flat"]);
   }
   for (const Json& other : r["splits"]["others"]) {
     out += fmt::format("<p>Shared with {}: {} patients, {} pictures.</p>", escape(other["path"].get<std::string>()),
@@ -349,7 +404,7 @@ std::string inspection_html(const Inspection& inspection, const Dataset& dataset
     if (!options.images.empty()) finder.emplace(options.images);
     for (const std::int64_t index : inspection.examples) {
       const Sample sample = dataset.get(index);
-      out += example_card(sample, finder ? finder->find(sample.image) : std::filesystem::path());
+      out += example_card(sample, dataset.embedded_picture(index), finder ? &*finder : nullptr);
     }
     out += "</div>";
   }

@@ -18,6 +18,17 @@ std::string shown(const Json& value) {
   return text;
 }
 
+// What is wrong with a text that is no JSON, without the parser's own words around it.
+std::string json_problem(const Json::exception& error) {
+  std::string what = error.what();
+  if (const std::size_t end = what.find("] "); end != std::string::npos) what.erase(0, end + 2);
+  for (const std::string_view words : {"parse error at line 1, ", "syntax error while parsing value - "}) {
+    if (const std::size_t at = what.find(words); at != std::string::npos) what.erase(at, words.size());
+  }
+  if (what.find("UTF-8") != std::string::npos) what += "; the text is not UTF-8, convert the file";
+  return what;
+}
+
 }  // namespace
 
 Json parse_json_row(std::string_view text) {
@@ -26,7 +37,7 @@ Json parse_json_row(std::string_view text) {
     if (!row.is_object()) bad("the row is no JSON object, but " + shown(row));
     return row;
   } catch (const Json::exception& error) {
-    bad(std::string("not JSON: ") + error.what());
+    bad("not JSON: " + json_problem(error));
   }
 }
 
@@ -43,6 +54,13 @@ std::string text_field(const Json& row, std::initializer_list<const char*> keys)
     if (std::string text = text_field(row, key); !text.empty()) return text;
   }
   return {};
+}
+
+std::int64_t whole_field(const Json& row, const char* key) {
+  const auto value = row.find(key);
+  if (value == row.end() || !value->is_number_integer())
+    bad(fmt::format("'{}' should be a whole number, but is {}", key, value == row.end() ? "missing" : shown(*value)));
+  return value->get<std::int64_t>();
 }
 
 std::vector<std::string> texts_field(const Json& row, const char* key) {

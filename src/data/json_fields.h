@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
@@ -19,6 +20,8 @@ Json parse_json_row(std::string_view text);
 std::string text_field(const Json& row, const char* key);
 // The first of the keys that has a text.
 std::string text_field(const Json& row, std::initializer_list<const char*> keys);
+// A whole number; throws where it is missing, too.
+std::int64_t whole_field(const Json& row, const char* key);
 // A list of texts; a single text is a list of one; empty when missing or null.
 std::vector<std::string> texts_field(const Json& row, const char* key);
 

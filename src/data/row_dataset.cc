@@ -12,6 +12,7 @@
 #include "data/rows.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
+#include "thinkvg/core/json.h"
 
 namespace thinkvg::data {
 namespace {
@@ -83,6 +84,8 @@ class RowDataset final : public Dataset {
       return SalvagedRow{std::move(parsed.samples.front()), std::move(parsed.lost)};
     } catch (const std::invalid_argument&) {
       return std::nullopt;
+    } catch (const Json::exception&) {
+      return std::nullopt;
     }
   }
 
@@ -147,6 +150,8 @@ class RowDataset final : public Dataset {
         problem = parsed.problem;
       } catch (const std::invalid_argument& error) {
         problem = error.what();
+      } catch (const Json::exception& error) {
+        problem = std::string("a value is of another kind than expected: ") + error.what();
       }
     } else {
       unreadable_.insert(row);

@@ -217,6 +217,12 @@ Preview preview_file(const std::filesystem::path& file) {
     return preview;
   }
   if (head.starts_with(kByteOrderMark)) head.erase(0, kByteOrderMark.size());
+  if (head.find('\0') != std::string::npos) {
+    const bool utf16 = head.starts_with("\xFF\xFE") || head.starts_with("\xFE\xFF");
+    throw_failure("{}: {}", file.string(),
+                  utf16 ? "the text is UTF-16; convert it to UTF-8"
+                        : "the file is neither parquet nor text; of compressed files those of gzip are read");
+  }
   const std::size_t begin = head.find_first_not_of(kBlank);
   if (begin == std::string::npos) throw_failure("{}: the file is empty", file.string());
   if (head[begin] == '[') {

@@ -273,11 +273,12 @@ std::string inflate_all(std::string_view deflated, std::string_view name) {
   int state = Z_OK;
   while (state == Z_OK && inflated.size() < kLargestInflated) {
     const std::size_t done = inflated.size();
-    inflated.resize(std::max<std::size_t>(2 * done, 1 << 16));
+    const std::size_t room = std::max<std::size_t>(done, 1 << 16);
+    inflated.resize(done + room);
     stream.next_out = reinterpret_cast<Bytef*>(inflated.data() + done);
-    stream.avail_out = static_cast<uInt>(inflated.size() - done);
+    stream.avail_out = static_cast<uInt>(room);
     state = inflate(&stream, Z_NO_FLUSH);
-    inflated.resize(inflated.size() - stream.avail_out);
+    inflated.resize(done + room - std::min<std::size_t>(room, stream.avail_out));
   }
   inflateEnd(&stream);
   if (state != Z_STREAM_END) {

@@ -1,9 +1,13 @@
 #include "thinkvg/image/picture_store.h"
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 
+#include "image/codecs.h"
+#include "image/row_resizer.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/image/picture_info.h"
@@ -13,10 +17,78 @@ namespace thinkvg::image {
 namespace {
 
 constexpr std::int64_t kForgetAfter = 256;
+constexpr std::int64_t kPaddedRows = 32;  // together
 
 std::int64_t bytes_of(const PreparedPicture& picture) {
   return static_cast<std::int64_t>(picture.pixels.pixels.size());
 }
+
+Raster middle_of(Raster picture, grounding::ImageSize size) {
+  if (size.width == 0 || picture.size() == size) return picture;
+  return cut_out(picture, center_crop(picture.size(), size));
+}
+
+// apply_rule() for rows that come out of a decoder.
+class RuleSink final : public RowSink {
+ public:
+  // `size`: what rule.target() says of the picture.
+  RuleSink(const ResizeRule& rule, grounding::ImageSize size) : rule_(rule), size_(size) {}
+
+  void start(grounding::ImageSize size, std::int64_t channels) override {
+    inner_ = outer_ = size;
+    num_in_ = num_out_ = channels;
+    if (rule_.pad_to_square && size.width != size.height) {
+      outer_.width = outer_.height = std::max(size.width, size.height);
+      const bool grey_ground = rule_.colour[0] == rule_.colour[1] && rule_.colour[0] == rule_.colour[2];
+      if (!grey_ground) num_out_ = 3;
+    }
+    resizer_.emplace(outer_, num_out_, size_, rule_.filter);
+    padded_.resize(static_cast<std::size_t>(kPaddedRows * outer_.width));
+    add_ground((outer_.height - inner_.height) / 2);
+  }
+
+  void take(std::int64_t channel, const cpu::Rows& rows) override {
+    if (num_in_ == num_out_) return push(channel, rows);
+    for (std::int64_t c = 0; c < num_out_; ++c) push(c, rows);
+  }
+
+  Raster finish() {
+    const std::int64_t margin = outer_.height - inner_.height;
+    add_ground(margin - margin / 2);
+    return middle_of(resizer_->finish(), rule_.crop);
+  }
+
+ private:
+  int ground(std::int64_t channel) const { return rule_.colour[static_cast<std::size_t>(channel)]; }
+
+  void add_ground(std::int64_t count) {
+    if (count == 0) return;
+    for (std::int64_t c = 0; c < num_out_; ++c) {
+      std::memset(padded_.data(), ground(c), static_cast<std::size_t>(outer_.width));
+      resizer_->push(c, {padded_.data(), 0, count});
+    }
+  }
+
+  void push(std::int64_t channel, const cpu::Rows& rows) {
+    const std::int64_t margin = outer_.width - inner_.width;
+    if (margin == 0) return resizer_->push(channel, rows);
+    for (std::int64_t at = 0; at < rows.count; at += kPaddedRows) {
+      const std::int64_t count = std::min(kPaddedRows, rows.count - at);
+      std::memset(padded_.data(), ground(channel), padded_.size());
+      for (std::int64_t y = 0; y < count; ++y)
+        std::memcpy(padded_.data() + y * outer_.width + margin / 2, rows.values + (at + y) * rows.stride,
+                    static_cast<std::size_t>(inner_.width));
+      resizer_->push(channel, {padded_.data(), outer_.width, count});
+    }
+  }
+
+  const ResizeRule& rule_;
+  const grounding::ImageSize size_;
+  grounding::ImageSize inner_, outer_;  // without and with the padding
+  std::int64_t num_in_ = 0, num_out_ = 0;
+  std::optional<RowResizer> resizer_;
+  std::vector<std::uint8_t> padded_;
+};
 
 }  // namespace
 
@@ -24,16 +96,15 @@ PreparedPicture prepare_picture(std::string_view encoded, const std::string& nam
                                 const PictureStoreOptions& options) {
   const grounding::ImageSize shown = parse_picture_info(encoded, name).shown();
   const grounding::ImageSize target = rule.target(shown);
-  Raster raster = options.reduced_jpeg ? decode_raster_reduced(encoded, name, target, options.read)
-                                       : decode_raster(encoded, name, options.read);
-  return {apply_rule(std::move(raster), rule, target), shown};
+  RuleSink sink(rule, target);
+  if (decode_rows(encoded, name, {options.read, options.reduced_jpeg ? target : grounding::ImageSize{}}, sink))
+    return {sink.finish(), shown};
+  return {apply_rule(decode_raster(encoded, name, options.read), rule, target), shown};
 }
 
 Raster apply_rule(Raster raster, const ResizeRule& rule, grounding::ImageSize size) {
   if (rule.pad_to_square) raster = pad_to_square(std::move(raster), rule.colour);
-  Raster resized = resize(raster, size, rule.filter);
-  if (rule.crop.width == 0 || resized.size() == rule.crop) return resized;
-  return cut_out(resized, center_crop(resized.size(), rule.crop));
+  return middle_of(resize(raster, size, rule.filter), rule.crop);
 }
 
 PictureStore::PictureStore(ResizeRule rule, const PictureStoreOptions& options)

@@ -1,6 +1,8 @@
 #include "thinkvg/image/raster.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <utility>
 
 #include "image/codecs.h"
@@ -34,8 +36,28 @@ Raster oriented(Raster stored, int orientation) {
   return shown;
 }
 
-Raster decode(std::string_view encoded, const std::string& name, const grounding::ImageSize* needed,
-              const ReadOptions& options) {
+// Keeps the rows.
+class RasterSink final : public RowSink {
+ public:
+  void start(grounding::ImageSize size, std::int64_t channels) override {
+    raster_ = {size.width, size.height, channels, {}};
+    raster_.pixels.resize(static_cast<std::size_t>(size.width * size.height * channels));
+    for (std::int64_t c = 0; c < channels; ++c) next_[static_cast<std::size_t>(c)] = raster_.plane(c);
+  }
+  void take(std::int64_t channel, const cpu::Rows& rows) override {
+    std::uint8_t*& to = next_[static_cast<std::size_t>(channel)];
+    for (std::int64_t y = 0; y < rows.count; ++y, to += raster_.width)
+      std::memcpy(to, rows.values + y * rows.stride, static_cast<std::size_t>(raster_.width));
+  }
+  Raster finish() { return std::move(raster_); }
+
+ private:
+  Raster raster_;
+  std::array<std::uint8_t*, 3> next_{};
+};
+
+// The header of a picture that may be decoded.
+PictureInfo checked_info(std::string_view encoded, const std::string& name, const ReadOptions& options) {
   options.check();
   const PictureInfo info = parse_picture_info(encoded, name);
   // Sides are below 2^32, so the product of a hostile header may pass 2^63.
@@ -45,22 +67,31 @@ Raster decode(std::string_view encoded, const std::string& name, const grounding
         "leave it out",
         name, info.stored.width, info.stored.height, options.max_pixels);
   }
+  return info;
+}
+
+int reduction_for(grounding::ImageSize shown, grounding::ImageSize needed) {
+  int reduction = 1;
+  if (needed.width < 1 || needed.height < 1) return reduction;
+  while (reduction < 8 && shown.width / (2 * reduction) >= needed.width &&
+         shown.height / (2 * reduction) >= needed.height)
+    reduction *= 2;
+  return reduction;
+}
+
+Raster decode(std::string_view encoded, const std::string& name, const RowOptions& options) {
+  const PictureInfo info = checked_info(encoded, name, options.read);
   switch (info.format) {
     case PictureFormat::dicom:
-      return decode_dicom(encoded, name, options);
+      return decode_dicom(encoded, name, options.read);
     case PictureFormat::png:
       return oriented(decode_png(encoded, name), info.orientation);
     case PictureFormat::jpeg:
       break;
   }
-  int reduction = 1;
-  if (needed != nullptr) {
-    const grounding::ImageSize shown = info.shown();
-    while (reduction < 8 && shown.width / (2 * reduction) >= needed->width &&
-           shown.height / (2 * reduction) >= needed->height)
-      reduction *= 2;
-  }
-  return oriented(decode_jpeg(encoded, name, reduction), info.orientation);
+  RasterSink sink;
+  decode_jpeg({encoded, name, reduction_for(info.shown(), options.needed)}, sink);
+  return oriented(sink.finish(), info.orientation);
 }
 
 }  // namespace
@@ -74,12 +105,19 @@ void ReadOptions::check() const {
 }
 
 Raster decode_raster(std::string_view encoded, const std::string& name, const ReadOptions& options) {
-  return decode(encoded, name, nullptr, options);
+  return decode(encoded, name, {options, {}});
 }
 
 Raster decode_raster_reduced(std::string_view encoded, const std::string& name, grounding::ImageSize needed,
                              const ReadOptions& options) {
-  return decode(encoded, name, &needed, options);
+  return decode(encoded, name, {options, needed});
+}
+
+bool decode_rows(std::string_view encoded, const std::string& name, const RowOptions& options, RowSink& sink) {
+  const PictureInfo info = checked_info(encoded, name, options.read);
+  if (info.format != PictureFormat::jpeg || info.orientation > 1) return false;
+  decode_jpeg({encoded, name, reduction_for(info.shown(), options.needed)}, sink);
+  return true;
 }
 
 Raster read_raster(const std::filesystem::path& file, const ReadOptions& options) {

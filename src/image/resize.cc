@@ -5,10 +5,14 @@
 #include <cstring>
 
 #include "image/cpu/resize_kernel.h"
+#include "image/row_resizer.h"
 #include "thinkvg/core/error.h"
 
 namespace thinkvg::image {
 namespace {
+
+// Rows that are made narrower together: few enough to stay in the cache, and sixteen at once twice.
+constexpr std::int64_t kStrip = 32;
 
 // Keys' cubic convolution with a = -0.5.
 double cubic(double x) {
@@ -62,30 +66,71 @@ cpu::AxisWeights axis_weights(std::int64_t input, std::int64_t output, ResizeFil
 
 }  // namespace
 
-Raster resize(const Raster& picture, grounding::ImageSize size, ResizeFilter filter) {
-  if (picture.width < 1 || picture.height < 1 || size.width < 1 || size.height < 1) {
-    throw_invalid("cannot resize {} x {} pixels to {} x {}; all sides must be positive", picture.width, picture.height,
-                  size.width, size.height);
+RowResizer::RowResizer(grounding::ImageSize from, std::int64_t channels, grounding::ImageSize to, ResizeFilter filter)
+    : from_width_(from.width), channels_(static_cast<std::size_t>(channels)) {
+  if (from.width < 1 || from.height < 1 || to.width < 1 || to.height < 1) {
+    throw_invalid("cannot resize {} x {} pixels to {} x {}; all sides must be positive", from.width, from.height,
+                  to.width, to.height);
   }
-  if (size.width == picture.width && size.height == picture.height) return picture;
-  const bool change_width = size.width != picture.width, change_height = size.height != picture.height;
-  cpu::AxisWeights across, down;
-  if (change_width) across = axis_weights(picture.width, size.width, filter);
-  if (change_height) down = axis_weights(picture.height, size.height, filter);
-  Raster resized{size.width, size.height, picture.channels, {}};
-  resized.pixels.resize(static_cast<std::size_t>(size.width * size.height * picture.channels));
-  std::vector<std::uint8_t> narrow;
-  if (change_width && change_height) narrow.resize(static_cast<std::size_t>(size.width * picture.height));
-  for (std::int64_t c = 0; c < picture.channels; ++c) {
-    cpu::Plane plane{picture.plane(c), picture.width, picture.height};
-    if (change_width) {
-      std::uint8_t* out = change_height ? narrow.data() : resized.plane(c);
-      cpu::resize_width(plane, across, out);
-      plane = {out, size.width, picture.height};
+  resized_ = {to.width, to.height, channels, {}};
+  resized_.pixels.resize(static_cast<std::size_t>(to.width * to.height * channels));
+  if (to.width != from.width) across_.emplace(axis_weights(from.width, to.width, filter), from.width);
+  if (to.height == from.height) return;
+  down_ = axis_weights(from.height, to.height, filter);
+  window_rows_ = down_->stride + kStrip;
+  for (Channel& channel : channels_) channel.window.resize(static_cast<std::size_t>(window_rows_ * to.width));
+}
+
+void RowResizer::narrow(const cpu::Rows& rows, std::uint8_t* out) {
+  if (across_) return across_->run(rows, out);
+  for (std::int64_t y = 0; y < rows.count; ++y)
+    std::memcpy(out + y * from_width_, rows.values + y * rows.stride, static_cast<std::size_t>(from_width_));
+}
+
+// Where the next rows go. Rows that no output needs any more make room: those that one output needs are at most
+// down_->stride, so that a strip always fits.
+std::uint8_t* RowResizer::room_for(Channel& channel, std::int64_t count) {
+  const std::int64_t width = resized_.width;
+  if (channel.count + count > window_rows_) {
+    const std::int64_t end = channel.first + channel.count;
+    const std::int64_t needed =
+        channel.next < resized_.height ? std::min(down_->first[static_cast<std::size_t>(channel.next)], end) : end;
+    const std::int64_t unneeded = needed - channel.first;
+    channel.first += unneeded;
+    channel.count -= unneeded;
+    std::memmove(channel.window.data(), channel.window.data() + unneeded * width,
+                 static_cast<std::size_t>(channel.count * width));
+  }
+  return channel.window.data() + channel.count * width;
+}
+
+void RowResizer::push(std::int64_t index, const cpu::Rows& rows) {
+  Channel& channel = channels_[static_cast<std::size_t>(index)];
+  const std::int64_t width = resized_.width;
+  for (std::int64_t at = 0; at < rows.count; at += kStrip) {
+    const cpu::Rows strip{rows.values + at * rows.stride, rows.stride, std::min(kStrip, rows.count - at)};
+    if (!down_) {
+      narrow(strip, resized_.plane(index) + channel.next * width);
+      channel.next += strip.count;
+      continue;
     }
-    if (change_height) cpu::resize_height(plane, down, resized.plane(c));
+    narrow(strip, room_for(channel, strip.count));
+    channel.count += strip.count;
+    for (; channel.next < resized_.height; ++channel.next) {
+      const auto n = static_cast<std::size_t>(channel.next);
+      if (down_->first[n] + down_->taps[n] > channel.first + channel.count) break;
+      const std::uint8_t* from = channel.window.data() + (down_->first[n] - channel.first) * width;
+      cpu::resize_height({from, width, channel.next}, *down_, resized_.plane(index) + channel.next * width);
+    }
   }
-  return resized;
+}
+
+Raster resize(const Raster& picture, grounding::ImageSize size, ResizeFilter filter) {
+  if (size == picture.size() && size.width > 0 && size.height > 0) return picture;
+  RowResizer resizer(picture.size(), picture.channels, size, filter);
+  for (std::int64_t c = 0; c < picture.channels; ++c)
+    resizer.push(c, {picture.plane(c), picture.width, picture.height});
+  return resizer.finish();
 }
 
 grounding::ImageSize smart_resize(grounding::ImageSize original, const SmartResizeOptions& options) {

@@ -1,7 +1,8 @@
 // What a data set of the release's size costs: bench_dataset FOLDER [--check]
 // Writes release.parquet into FOLDER where it is missing (202,384 rows over 21,994 pictures, texts as long as the
-// release's), opens it in a process of its own, reads rows in order and at random, and prints one line of JSON.
-// --check fails where opening takes over 600 MB or, on a machine that may be busy, over 30 s.
+// release's), opens it in a process of its own, reads rows in order and at random, inspects it, and prints one line of
+// JSON. --check leaves the inspection out, and fails where opening takes over 600 MB or, on a machine that may be busy,
+// over 30 s.
 
 #include <spdlog/fmt/fmt.h>
 #include <sys/wait.h>
@@ -20,6 +21,7 @@
 #include "thinkvg/core/json.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/data/dataset.h"
+#include "thinkvg/data/inspect.h"
 
 namespace {
 
@@ -114,15 +116,24 @@ int main(int argc, char** argv) {
     boxes += dataset->get(static_cast<std::int64_t>(random.below(kRows))).regions.size();
   const double at_random = kRandom / seconds_since(start);
 
-  const Json json = {{"rows", dataset->size()},
-                     {"bad_rows", dataset->bad_rows().size()},
-                     {"file_megabytes", static_cast<double>(std::filesystem::file_size(file)) / 1e6},
-                     {"open_seconds", open_seconds},
-                     {"open_cpu_seconds", open_cpu_seconds},
-                     {"open_megabytes", open_megabytes},
-                     {"rows_per_second_in_order", in_order},
-                     {"rows_per_second_at_random", at_random},
-                     {"boxes_read", boxes}};
+  const double reading_megabytes = static_cast<double>(peak_memory_bytes()) / 1e6;
+  Json json = {{"rows", dataset->size()},
+               {"bad_rows", dataset->bad_rows().size()},
+               {"file_megabytes", static_cast<double>(std::filesystem::file_size(file)) / 1e6},
+               {"open_seconds", open_seconds},
+               {"open_cpu_seconds", open_cpu_seconds},
+               {"open_megabytes", open_megabytes},
+               {"rows_per_second_in_order", in_order},
+               {"rows_per_second_at_random", at_random},
+               {"reading_megabytes", reading_megabytes},
+               {"boxes_read", boxes}};
+  if (!check) {
+    start = std::chrono::steady_clock::now();
+    const data::Inspection inspection = data::inspect(*dataset, {});
+    json["inspect_seconds_per_10000_rows"] = seconds_since(start) * 10'000 / static_cast<double>(dataset->size());
+    json["inspect_megabytes"] = static_cast<double>(peak_memory_bytes()) / 1e6;
+    json["inspect_problems"] = inspection.report["problems"].size();
+  }
   std::fputs((json.dump() + "\n").c_str(), stdout);
   if (!check) return 0;
   if (dataset->size() != kRows || open_megabytes > 600 || open_seconds > 30) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <spdlog/fmt/fmt.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "tests/support/temporary_folder.h"
@@ -12,6 +13,7 @@
 #include "thinkvg/data/jsonl.h"
 #include "thinkvg/grounding/geometry.h"
 #include "thinkvg/image/picture.h"
+#include "thinkvg/text/tokenizer.h"
 
 namespace thinkvg::data {
 namespace {
@@ -148,13 +150,183 @@ TEST_F(Inspect, FindsWhatIsWrong) {
   EXPECT_EQ(r["lengths"]["unit"], "words");
   std::string problems;
   for (const Json& line : r["problems"]) problems += line["text"].get<std::string>() + "\n";
-  EXPECT_THAT(problems, AllOf(HasSubstr("rows cannot be used"), HasSubstr("pictures are not under the image root"),
-                              HasSubstr("patients are in two splits")));
+  EXPECT_THAT(problems, AllOf(HasSubstr("rows cannot be used"), HasSubstr("picture is not under the image root"),
+                              HasSubstr("patient is in two splits")));
   EXPECT_EQ(inspection_.examples.size(), 2u) << "one a picture";
-  EXPECT_THAT(inspection_summary(inspection_), HasSubstr("50.00 % found"));
+  // A terminal shows what to look at, not only how much of it there is.
+  EXPECT_THAT(inspection_summary(inspection_),
+              AllOf(HasSubstr("50.00 % found"), HasSubstr("3 rows cannot be used"), HasSubstr("row 6: not JSON"),
+                    HasSubstr("row 7: the answer is empty"), HasSubstr("gone.png")));
   const std::string page = inspection_html(inspection_, *dataset, options_);
   EXPECT_THAT(page, AllOf(HasSubstr("data:image/jpeg;base64,"), HasSubstr("gone.png"), HasSubstr("picture not found"),
                           HasSubstr("</html>"), Not(HasSubstr("http://")), Not(HasSubstr("src=\"/"))));
+}
+
+TEST_F(Inspect, ReasonsOfOneKindAreCountedTogether) {
+  std::string rows;
+  for (int i = 0; i < 3; ++i)
+    rows += fmt::format(
+        R"({{"images": ["a.png"], "question": "q{}", "answer": "no", "order": "x{}", "boxes": [], "frame": "unit"}})"
+        "\n",
+        i, i);
+  rows += "{\"images\": \"a.png\", \"question\": \"caf\xe9\", \"answer\": \"no\"}\n";
+  rows += R"({"images": ["a.png"], "question": "?", "answer": "no"})";
+  const Json bad = report(*open_dataset(file("rows.jsonl", rows)))["bad_rows"];
+  EXPECT_EQ(bad["count"], 4);
+  EXPECT_EQ(bad["by_reason"].size(), 2u) << bad;
+  // The apostrophe of "a box's numbers" opens no quote.
+  EXPECT_EQ(bad["by_reason"].value("unknown order of a box's numbers '..'; known are: xyxy, yxyx, xywh, cxcywh", 0), 3)
+      << bad;
+  ASSERT_EQ(bad["first_of_each_reason"].size(), 2u);
+  EXPECT_EQ(bad["first_of_each_reason"][1]["row"], 3);
+  EXPECT_THAT(bad["first_of_each_reason"][1]["reason"].get<std::string>(),
+              AllOf(HasSubstr("not JSON"), HasSubstr("the text is not UTF-8"), Not(HasSubstr("json.exception"))));
+}
+
+TEST_F(Inspect, BoxesOfFurtherPicturesCount) {
+  const std::string rows =
+      R"j({"images": ["a.png", "b.png"], "question": "What changed?", "answer": "x", "frame": "letterbox-100", "think": "the spine (region [40, 40, 60, 60])", "boxes": [{"name": "svc", "box": [10, 10, 30, 30]}, {"name": "spine", "box": [40, 40, 60, 60], "image": 1}, {"name": "spine", "box": [40, 40, 60, 60], "image": 1}, {"name": "svc", "box": [50, 2, 70, 12], "image": 1}]})j";
+  // The second picture fills rows 25 to 75 of the letterbox, the first all of it.
+  image::write_picture({.width = 100, .height = 100, .pixels = std::vector<std::uint8_t>(100 * 100 * 3, 90)},
+                       folder_ / "a.png");
+  image::write_picture({.width = 200, .height = 100, .pixels = std::vector<std::uint8_t>(200 * 100 * 3, 90)},
+                       folder_ / "b.png");
+  options_.images = folder_.path().string();
+  const Json r = report(*open_dataset(file("two.jsonl", rows)));
+  EXPECT_EQ(r["boxes"]["count"], 4);
+  EXPECT_EQ(r["boxes"]["per_question"]["max"], 4);
+  EXPECT_EQ(r["boxes"]["outside"]["count"], 1) << r["boxes"]["outside"];
+  EXPECT_EQ(r["boxes"]["repeated"]["count"], 1);
+  EXPECT_EQ(r["think"]["not_in_answer"]["count"], 0);
+  EXPECT_EQ(r["think"]["not_in_think"]["count"], 2);
+  // Both pictures are shown, each with its boxes: the answer's, and the reasoning's on the first.
+  const std::string page = inspection_html(inspection_, *open_dataset(folder_ / "two.jsonl"), options_);
+  const auto times = [&](std::string_view part) {
+    std::size_t count = 0;
+    for (std::size_t at = page.find(part); at != std::string::npos; at = page.find(part, at + 1)) ++count;
+    return count;
+  };
+  EXPECT_EQ(times("data:image/jpeg;base64,"), 2u);
+  EXPECT_EQ(times("fill=\"none\" stroke=\"#ffb000\""), 2u) << "svc";
+  EXPECT_EQ(times("fill=\"none\" stroke=\"#4cc9f0\""), 3u) << "spine";
+}
+
+TEST_F(Inspect, LengthsAreCountedInTokens) {
+  options_.tokenizer = (fs::path(THINKVG_TEST_DATA) / "tokenizers" / "llama").string();
+  const auto dataset = open_dataset(file("x.jsonl", kMessy));
+  const Json lengths = report(*dataset)["lengths"];
+  EXPECT_EQ(lengths["unit"], "tokens");
+  const auto tokenizer = text::load_tokenizer(options_.tokenizer);
+  std::vector<std::size_t> counts;
+  for (std::int64_t i = 0; i < dataset->size(); ++i)
+    counts.push_back(tokenizer->encode(dataset->get(i).prompt()).size());
+  EXPECT_EQ(lengths["question"]["max"], *std::max_element(counts.begin(), counts.end()));
+  EXPECT_EQ(lengths["question"]["count"], counts.size());
+  EXPECT_EQ(lengths["think"]["count"], 3);
+}
+
+// A hub file holds its pictures; the page shows them without their being written out first.
+TEST_F(Inspect, ShowsPicturesThatTheSetHolds) {
+  const auto dataset = open_dataset(fs::path(THINKVG_TEST_DATA) / "formats" / "hub_vqa.parquet");
+  report(*dataset);
+  EXPECT_THAT(inspection_html(inspection_, *dataset, options_), HasSubstr("data:image/jpeg;base64,"));
+}
+
+TEST_F(Inspect, DecodesPicturesWhereAsked) {
+  RandomStream random({3});
+  image::Picture picture{.width = 64, .height = 48, .pixels = {}};
+  for (int i = 0; i < 64 * 48; ++i)
+    picture.pixels.insert(picture.pixels.end(), 3, static_cast<std::uint8_t>(random.below(256)));
+  const std::string whole = image::encode_jpeg(picture);
+  write_file_atomically(folder_ / "whole.jpg", whole);
+  write_file_atomically(folder_ / "cut.jpg", whole.substr(0, whole.size() / 2));
+  image::write_picture({.width = 8, .height = 8, .pixels = std::vector<std::uint8_t>(8 * 8 * 3, 0)},
+                       folder_ / "black.png");
+  std::string rows;
+  for (const char* name : {"whole.jpg", "cut.jpg", "black.png"})
+    rows += fmt::format(R"({{"image": "{}", "frame": "unit", "question": "Is it?", "answer": "no"}})"
+                        "\n",
+                        name);
+  const auto dataset = open_dataset(file("rows.jsonl", rows));
+  options_.decode_pictures = true;
+  EXPECT_THROW(inspect(*dataset, options_), std::invalid_argument) << "no folder of pictures";
+  options_.images = folder_.path().string();
+  const Json pictures = report(*dataset)["pictures"];
+  ASSERT_EQ(pictures["unreadable"]["count"], 1) << pictures;
+  EXPECT_EQ(pictures["unreadable"]["listed"][0]["id"], "cut.jpg");
+  EXPECT_THAT(pictures["unreadable"]["listed"][0]["reason"].get<std::string>(), HasSubstr("cut off"));
+  ASSERT_EQ(pictures["flat"]["count"], 1);
+  EXPECT_EQ(pictures["flat"]["listed"][0]["id"], "black.png");
+  EXPECT_THAT(inspection_html(inspection_, *dataset, options_),
+              AllOf(HasSubstr("picture cannot be read"), HasSubstr("the file is cut off")));
+  // A header alone does not show it, but it shows what no run would decode.
+  options_.decode_pictures = false;
+  EXPECT_EQ(report(*dataset)["pictures"]["unreadable"]["count"], 0);
+  std::string bomb = image::encode_png(picture);
+  bomb[16] = bomb[20] = 1;  // sides of 16 million pixels and more
+  write_file_atomically(folder_ / "black.png", bomb);
+  const Json again = report(*dataset)["pictures"]["unreadable"];
+  ASSERT_EQ(again["count"], 1) << again;
+  EXPECT_THAT(again["listed"][0]["reason"].get<std::string>(), HasSubstr("more than a run decodes"));
+}
+
+TEST_F(Inspect, ReadersAreNoRepetition) {
+  // Two readers of one picture see other things; one of them gives two findings the same box.
+  const fs::path table = file("vindr.csv",
+                              "image_id,class_name,rad_id,x_min,y_min,x_max,y_max\n"
+                              "a,Cardiomegaly,R1,700,1600,1800,2100\n"
+                              "a,Aortic enlargement,R1,700,1600,1800,2100\n"
+                              "a,No finding,R2,,,,\n"
+                              "a,No finding,R3,,,,\n");
+  const Json r = report(*open_dataset(table));
+  EXPECT_EQ(r["duplicates"]["same_answer"]["count"], 0) << r["duplicates"];
+  EXPECT_EQ(r["duplicates"]["other_answer"]["count"], 0);
+  EXPECT_EQ(r["duplicates"]["other_reader"]["count"], 2);
+  EXPECT_EQ(r["boxes"]["repeated"]["count"], 0) << r["boxes"]["repeated"];
+}
+
+TEST_F(Inspect, AFrameThatNothingFitsIsNotNamed) {
+  // Original pixels of pictures whose sizes nobody knows.
+  const Json unknown = report(*boxes_in(BoxFrame::original(), BoxFrame::original(), false))["frame"];
+  EXPECT_TRUE(unknown["agrees"].is_null());
+  EXPECT_FALSE(unknown.contains("likely")) << unknown;
+  EXPECT_THAT(unknown["verdict"].get<std::string>(),
+              AllOf(HasSubstr("original cannot be judged without the pictures' sizes"), HasSubstr("--images")));
+  // One picture in a hundred missing leaves the others to judge by.
+  const auto whole = boxes_in(BoxFrame::original(), BoxFrame::original());
+  std::vector<Sample> samples;
+  for (std::int64_t i = 0; i < whole->size(); ++i) samples.push_back(whole->get(i));
+  for (std::size_t i = 0; i < samples.size(); i += 100) samples[i].size = {};
+  EXPECT_EQ(report(*make_dataset(std::move(samples)))["frame"]["agrees"], true);
+  // Pixels of a frame that is larger than any known one.
+  const Json none = report(*boxes_in(BoxFrame::letterbox(5000), BoxFrame::letterbox(336)))["frame"];
+  EXPECT_EQ(none["agrees"], false);
+  EXPECT_FALSE(none.contains("likely")) << none;
+  EXPECT_THAT(none["verdict"].get<std::string>(), HasSubstr("fit no known frame"));
+}
+
+// x, y, width, height under the name of corners: most rows are bad, and mending them would make wrong boxes.
+TEST_F(Inspect, AnotherOrderOfNumbersIsNotMended) {
+  RandomStream random({8});
+  std::string rows;
+  for (int i = 0; i < 40; ++i) {
+    const double x = random.uniform(0, 150), y = random.uniform(0, 150);
+    rows += fmt::format(
+        R"({{"images": ["{}.png"], "question": "q?", "answer": "no", "frame": "letterbox-224", "boxes": [{{"name": "svc", "box": [{:.1f}, {:.1f}, 40, 40]}}]}})"
+        "\n",
+        i, x, y);
+  }
+  const auto dataset = open_dataset(file("xywh.jsonl", rows));
+  const Json r = report(*dataset);
+  EXPECT_GT(r["boxes"]["reversed"].get<int>(), 20);
+  EXPECT_THAT(r["problems"].dump(), HasSubstr("another order"));
+  try {
+    write_fixed(*dataset, folder_ / "mended.jsonl");
+    FAIL() << "no failure";
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("another order"), HasSubstr("of 'svc'")));
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "mended.jsonl"));
 }
 
 TEST_F(Inspect, EscapesWhatTheDataSays) {

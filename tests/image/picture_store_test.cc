@@ -10,6 +10,7 @@
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/image/picture.h"
+#include "thinkvg/image/processor_geometry.h"
 #include "thinkvg/image/resize.h"
 
 namespace thinkvg::image {
@@ -71,6 +72,68 @@ TEST_F(PictureStoreFiles, PreparesAsTheStepsOneByOneDo) {
   const auto got = store.get(requests(3, 4)).front();
   EXPECT_EQ(got->original, (grounding::ImageSize{43, 30}));
   EXPECT_EQ(got->pixels.pixels, resize_bicubic(pad_to_square(read_raster(files_[3])), {kSide, kSide}).pixels);
+}
+
+// JPEG files are resized while they are decoded; nothing of that may show.
+TEST(PreparePicture, IsDecodingThenTheRule) {
+  const ResizeRule rules[] = {{[](grounding::ImageSize) {
+                                return grounding::ImageSize{29, 23};
+                              }},
+                              {[](grounding::ImageSize size) {
+                                return grounding::ImageSize{size.width, 31};
+                              }},
+                              {[](grounding::ImageSize size) {
+                                 return grounding::ImageSize{40, size.height};
+                               },
+                               false,
+                               {},
+                               ResizeFilter::bilinear},
+                              {[](grounding::ImageSize size) { return size; }},
+                              {[](grounding::ImageSize) {
+                                 return grounding::ImageSize{28, 28};
+                               },
+                               true},
+                              {[](grounding::ImageSize) {
+                                 return grounding::ImageSize{36, 36};
+                               },
+                               true,
+                               {122, 116, 104}},
+                              {[](grounding::ImageSize size) { return resize_shortest_edge(size, 33); },
+                               false,
+                               {},
+                               ResizeFilter::bicubic,
+                               {24, 20}}};
+  std::vector<std::string> encoded;
+  for (const auto& entry : fs::directory_iterator(fs::path(THINKVG_TEST_DATA) / "pictures"))
+    if (entry.path().extension() != ".json") encoded.push_back(read_file(entry.path()));
+  // Larger than a strip of rows, wide and tall, with sides that are no whole blocks.
+  for (const auto& [width, height] : {std::pair<int, int>{203, 131}, {130, 261}}) {
+    RandomStream random({static_cast<std::uint64_t>(width)});
+    for (const bool grey : {false, true}) {
+      Picture picture{width, height, {}};
+      for (int i = 0; i < width * height; ++i) {
+        const auto value = static_cast<std::uint8_t>(random.below(256));
+        for (int c = 0; c < 3; ++c)
+          picture.pixels.push_back(grey ? value : static_cast<std::uint8_t>(random.below(256)));
+      }
+      encoded.push_back(encode_jpeg(picture, 90));
+    }
+  }
+  for (const std::string& bytes : encoded) {
+    for (const ResizeRule& rule : rules) {
+      for (const bool reduced : {false, true}) {
+        PictureStoreOptions options;
+        options.reduced_jpeg = reduced;
+        const PreparedPicture got = prepare_picture(bytes, "x", rule, options);
+        const grounding::ImageSize target = rule.target(got.original);
+        const Raster wanted =
+            apply_rule(reduced ? decode_raster_reduced(bytes, "x", target) : decode_raster(bytes, "x"), rule, target);
+        ASSERT_EQ(got.pixels.size(), wanted.size());
+        ASSERT_EQ(got.pixels.channels, wanted.channels);
+        ASSERT_EQ(got.pixels.pixels, wanted.pixels) << wanted.width << " x " << wanted.height;
+      }
+    }
+  }
 }
 
 TEST_F(PictureStoreFiles, ResultsDependOnFilesOnly) {

@@ -83,6 +83,37 @@ TEST(Resize, ChannelsAreIndependent) {
   }
 }
 
+// Sixteen rows at once have a kernel of their own; a row alone is done by the plain one.
+TEST(Resize, ManyRowsAreAsEachRowAlone) {
+  RandomStream random({11});
+  for (int round = 0; round < 60; ++round) {
+    const std::int64_t width = 1 + static_cast<std::int64_t>(random.below(round % 3 == 0 ? 700 : 70));
+    const std::int64_t wanted = 1 + static_cast<std::int64_t>(random.below(90));
+    const std::int64_t height = 1 + static_cast<std::int64_t>(random.below(100));
+    const ResizeFilter filter = round % 2 == 0 ? ResizeFilter::bicubic : ResizeFilter::bilinear;
+    const Raster all = noise(width, height, 1);
+    const Raster narrow = resize(all, {wanted, height}, filter);
+    for (std::int64_t y = 0; y < height; ++y) {
+      const Raster row{width, 1, 1, {all.plane(0) + y * width, all.plane(0) + (y + 1) * width}};
+      const Raster alone = resize(row, {wanted, 1}, filter);
+      ASSERT_TRUE(std::equal(alone.pixels.begin(), alone.pixels.end(), narrow.plane(0) + y * wanted))
+          << "row " << y << " of " << width << " x " << height << " to " << wanted;
+    }
+  }
+}
+
+// Black and white at the steepest: the sums that leave 0..255 are cut off, not wrapped.
+TEST(Resize, OvershootIsCutOff) {
+  Raster edge{96, 40, 1, {}};
+  for (std::int64_t i = 0; i < 96 * 40; ++i) edge.pixels.push_back(i % 96 / 8 % 2 == 0 ? 0 : 255);
+  const Raster large = resize_bicubic(edge, {288, 40});
+  for (std::int64_t x = 0; x < 288; ++x) {
+    const int value = large.pixels[static_cast<std::size_t>(x)];
+    const std::int64_t inside = x % 24;
+    if (inside >= 3 && inside < 21) ASSERT_TRUE(x / 24 % 2 == 0 ? value < 20 : value > 235) << x << ": " << value;
+  }
+}
+
 TEST(Resize, ConstantsStayAndSizesAreChecked) {
   const Raster grey{300, 200, 1, std::vector<std::uint8_t>(300 * 200, 130)};
   for (const std::uint8_t value : resize_bicubic(grey, {77, 413}).pixels) ASSERT_EQ(value, 130);

@@ -47,9 +47,12 @@ struct Batch {
 // batches and announces them, so that their pictures are decoded (image::PictureStore::prefetch) while the model
 // computes. What comes out depends on data set, batch size and seed only. One thread may call it.
 //
-//   BatchLoader loader(dataset, {batch_size, seed}, [&](const std::vector<Sample>& samples) {
-//   builder.prefetch(samples); }); loader.seek(checkpoint_step);            // a resumed run const Batch batch =
-//   loader.next();       // batch.step == checkpoint_step
+//   const auto announce = [&](const std::vector<Sample>& samples) { builder.prefetch(samples); };
+//   BatchLoader loader(dataset, {batch_size, seed}, announce);
+//
+//   loader.seek(checkpoint_step);  // a resumed run
+//
+//   const Batch batch = loader.next();  // batch.step == checkpoint_step
 class BatchLoader {
  public:
   // Called on the background thread with the samples of each batch, in order, once after each seek.

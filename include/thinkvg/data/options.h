@@ -31,9 +31,10 @@ struct DataOptions {
 
   void visit(SettingsVisitor& v) {
     v.setting("path", path, "Data set: a file or folder of a known format. --data FILE is the same.");
-    v.setting("format", format,
-              "thinkvg, jsonl, gemex, gemex_train, conversations (LLaVA, ms-swift), vqa_rad, slake, vqa (PathVQA), "
-              "ms_cxr, vindr, rsna, nih; empty: found out from the content.");
+    v.setting(
+        "format", format,
+        "thinkvg, jsonl, gemex, gemex_train, conversations (LLaVA, ms-swift, TRL), vqa_rad, slake, vqa (PathVQA), "
+        "ms_cxr, vindr, rsna, nih; empty: found out from the content.");
     v.setting("frame", frame, "Frame of the set's boxes; empty: the one that the format or the row names.");
     v.setting(
         "filter", filter,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace thinkvg::image::cpu {
 namespace {
@@ -62,6 +63,118 @@ void row_portable(const Row& row, const AxisWeights& axis, std::int64_t begin, s
   return i;
 }
 
+// ---- sixteen rows at once ----
+//
+// A row by itself spends its time on adding up neighbours. With the same two columns of sixteen rows side by side, each
+// instruction adds to sixteen outputs. Two columns make 32 words: rows 0..3, 8..11, then rows 4..7, 12..15, each row's
+// two values together, in the order in which packing brings them back.
+
+constexpr std::int64_t kRowsAtOnce = 16;
+constexpr std::int64_t kPairWords = 2 * kRowsAtOnce;
+
+std::int64_t word_of_row(std::int64_t row) { return row % 8 / 4 * 16 + row / 8 * 8 + row % 4 * 2; }
+
+// Columns [2 * begin, 2 * end) as pairs; a column behind the last is 0.
+void gather_portable(const Rows& in, std::int64_t width, std::int64_t begin, std::uint16_t* to) {
+  for (std::int64_t pair = begin; 2 * pair < width; ++pair) {
+    for (std::int64_t row = 0; row < kRowsAtOnce; ++row) {
+      const std::uint8_t* from = in.values + row * in.stride + 2 * pair;
+      std::uint16_t* words = to + pair * kPairWords + word_of_row(row);
+      words[0] = from[0];
+      words[1] = 2 * pair + 1 < width ? from[1] : 0;
+    }
+  }
+}
+
+// Eight pairs of columns at a time; returns how many pairs it did.
+[[gnu::target("avx2")]] std::int64_t gather_avx2(const Rows& in, std::int64_t width, std::uint16_t* to) {
+  const __m256i zero = _mm256_setzero_si256();
+  std::int64_t pair = 0;
+  for (; 2 * pair + 16 <= width; pair += 8, to += 8 * kPairWords) {
+    __m256i a[8], b[8];
+    for (std::int64_t row = 0; row < 8; ++row) {
+      const std::uint8_t* from = in.values + row * in.stride + 2 * pair;
+      const __m128i upper = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+      const __m128i lower = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 8 * in.stride));
+      a[row] = _mm256_inserti128_si256(_mm256_castsi128_si256(upper), lower, 1);
+    }
+    // Three perfect shuffles of the pairs turn rows into columns.
+    for (std::int64_t i = 0; i < 4; ++i) {
+      b[2 * i] = _mm256_unpacklo_epi16(a[i], a[i + 4]);
+      b[2 * i + 1] = _mm256_unpackhi_epi16(a[i], a[i + 4]);
+    }
+    for (std::int64_t i = 0; i < 4; ++i) {
+      a[2 * i] = _mm256_unpacklo_epi16(b[i], b[i + 4]);
+      a[2 * i + 1] = _mm256_unpackhi_epi16(b[i], b[i + 4]);
+    }
+    for (std::int64_t i = 0; i < 4; ++i) {
+      b[2 * i] = _mm256_unpacklo_epi16(a[i], a[i + 4]);
+      b[2 * i + 1] = _mm256_unpackhi_epi16(a[i], a[i + 4]);
+    }
+    for (std::int64_t i = 0; i < 8; ++i) {
+      auto* words = reinterpret_cast<__m256i*>(to + i * kPairWords);
+      _mm256_storeu_si256(words, _mm256_unpacklo_epi8(b[i], zero));
+      _mm256_storeu_si256(words + 1, _mm256_unpackhi_epi8(b[i], zero));
+    }
+  }
+  return pair;
+}
+
+struct PairWeights {
+  const std::int32_t* weights;  // [output * pairs + pair]
+  std::int64_t pairs;
+};
+
+// The sixteen rows' values of one output, as words: rows 0..7, then 8..15.
+[[gnu::target("avx2"), gnu::always_inline]] inline __m256i one_output(const std::uint16_t* from,
+                                                                      const std::int32_t* weights, std::int64_t pairs,
+                                                                      int precision) {
+  __m256i first = _mm256_set1_epi32(1 << (precision - 1)), second = first;
+  for (std::int64_t pair = 0; pair < pairs; ++pair, from += kPairWords) {
+    const __m256i factors = _mm256_set1_epi32(weights[pair]);
+    const auto* words = reinterpret_cast<const __m256i*>(from);
+    first = _mm256_add_epi32(first, _mm256_madd_epi16(_mm256_loadu_si256(words), factors));
+    second = _mm256_add_epi32(second, _mm256_madd_epi16(_mm256_loadu_si256(words + 1), factors));
+  }
+  const __m128i shift = _mm_cvtsi32_si128(precision);
+  return _mm256_packs_epi32(_mm256_sra_epi32(first, shift), _mm256_sra_epi32(second, shift));
+}
+
+// All outputs of sixteen rows, sixteen outputs at a time; the last sixteen may be made twice. Needs as many outputs.
+[[gnu::target("avx2")]] void outputs_avx2(const std::uint16_t* columns, const AxisWeights& axis, const PairWeights& by,
+                                          std::uint8_t* out) {
+  const std::int64_t outputs = axis.outputs();
+  for (std::int64_t block = 0; block < outputs; block += 16) {
+    const std::int64_t begin = std::min(block, outputs - 16);
+    __m256i a[8], b[8];
+    for (std::int64_t i = 0; i < 8; ++i) {
+      const std::int64_t at = begin + 2 * i;
+      const std::int64_t* first = axis.first.data() + at;
+      const __m256i even =
+          one_output(columns + first[0] / 2 * kPairWords, by.weights + at * by.pairs, by.pairs, axis.precision);
+      const __m256i odd =
+          one_output(columns + first[1] / 2 * kPairWords, by.weights + (at + 1) * by.pairs, by.pairs, axis.precision);
+      a[i] = _mm256_packus_epi16(even, odd);
+    }
+    // Four perfect shuffles of the bytes turn outputs into rows.
+    for (int round = 0; round < 2; ++round) {
+      for (std::int64_t i = 0; i < 4; ++i) {
+        b[2 * i] = _mm256_unpacklo_epi8(a[i], a[i + 4]);
+        b[2 * i + 1] = _mm256_unpackhi_epi8(a[i], a[i + 4]);
+      }
+      for (std::int64_t i = 0; i < 4; ++i) {
+        a[2 * i] = _mm256_unpacklo_epi8(b[i], b[i + 4]);
+        a[2 * i + 1] = _mm256_unpackhi_epi8(b[i], b[i + 4]);
+      }
+    }
+    for (std::int64_t row = 0; row < 8; ++row) {
+      std::uint8_t* to = out + row * outputs + begin;
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(a[row]));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 8 * outputs), _mm256_extracti128_si256(a[row], 1));
+    }
+  }
+}
+
 // One output row: the weighted sum of `taps` rows. Blocks keep the sums in registers.
 constexpr std::int64_t kBlock = 64;
 
@@ -77,48 +190,68 @@ constexpr std::int64_t kBlock = 64;
   for (std::int64_t x = 0; x < count; ++x) out[x] = to_byte(sums[x], precision);
 }
 
-[[gnu::always_inline]] inline void columns(const Plane& in, const AxisWeights& axis, std::uint8_t* out) {
-  for (std::size_t y = 0; y < axis.first.size(); ++y, out += in.width) {
-    const std::uint8_t* from = in.values + axis.first[y] * in.width;
-    const std::int16_t* weights = axis.weights.data() + static_cast<std::int64_t>(y) * axis.stride;
-    std::int64_t x = 0;
-    for (; x + kBlock <= in.width; x += kBlock)
-      column_block(from + x, in.width, weights, axis.taps[y], axis.precision, kBlock, out + x);
-    if (x < in.width) column_block(from + x, in.width, weights, axis.taps[y], axis.precision, in.width - x, out + x);
-  }
+[[gnu::always_inline]] inline void weigh(const WeighedRows& rows, const AxisWeights& axis, std::uint8_t* out) {
+  const std::int16_t* weights = axis.weights.data() + rows.output * axis.stride;
+  const std::int64_t taps = axis.taps[static_cast<std::size_t>(rows.output)], width = rows.width;
+  std::int64_t x = 0;
+  for (; x + kBlock <= width; x += kBlock)
+    column_block(rows.from + x, width, weights, taps, axis.precision, kBlock, out + x);
+  if (x < width) column_block(rows.from + x, width, weights, taps, axis.precision, width - x, out + x);
 }
 
-[[gnu::target("avx512f,avx512bw,avx512vl")]] void columns_avx512(const Plane& in, const AxisWeights& axis,
-                                                                 std::uint8_t* out) {
-  columns(in, axis, out);
+[[gnu::target("avx512f,avx512bw,avx512vl")]] void weigh_avx512(const WeighedRows& rows, const AxisWeights& axis,
+                                                               std::uint8_t* out) {
+  weigh(rows, axis, out);
 }
-[[gnu::target("avx2")]] void columns_avx2(const Plane& in, const AxisWeights& axis, std::uint8_t* out) {
-  columns(in, axis, out);
+[[gnu::target("avx2")]] void weigh_avx2(const WeighedRows& rows, const AxisWeights& axis, std::uint8_t* out) {
+  weigh(rows, axis, out);
 }
-void columns_portable(const Plane& in, const AxisWeights& axis, std::uint8_t* out) { columns(in, axis, out); }
+void weigh_portable(const WeighedRows& rows, const AxisWeights& axis, std::uint8_t* out) { weigh(rows, axis, out); }
 
 }  // namespace
 
-void resize_width(const Plane& in, const AxisWeights& axis, std::uint8_t* out) {
-  const auto outputs = static_cast<std::int64_t>(axis.first.size());
-  const bool fast = __builtin_cpu_supports("avx2");
-  // The outputs whose wide reads stay inside the row; only those of the very last row could leave the plane, but one
-  // rule for all rows is simpler.
-  std::int64_t inside = 0;
-  if (fast)
-    while (inside < outputs && axis.first[static_cast<std::size_t>(inside)] + axis.stride <= in.width) ++inside;
-  for (std::int64_t y = 0; y < in.height; ++y) {
-    const Row row{in.values + y * in.width, out + y * outputs};
-    const std::int64_t done = fast ? row_avx2(row, axis, inside) : 0;
-    row_portable(row, axis, done, outputs);
+WidthResizer::WidthResizer(AxisWeights axis, std::int64_t width) : axis_(std::move(axis)), width_(width) {
+  if (!__builtin_cpu_supports("avx2")) return;
+  // Only those of the very last row could leave the picture, but one rule for all rows is simpler.
+  while (num_inside_ < axis_.outputs() && axis_.first[static_cast<std::size_t>(num_inside_)] + axis_.stride <= width)
+    ++num_inside_;
+  if (axis_.outputs() < 16) return;
+  const std::int64_t most = *std::max_element(axis_.taps.begin(), axis_.taps.end());
+  pairs_ = most / 2 + 1;  // an odd first column comes with the one before it
+  pair_weights_.assign(static_cast<std::size_t>(axis_.outputs() * pairs_), 0);
+  for (std::int64_t i = 0; i < axis_.outputs(); ++i) {
+    const auto n = static_cast<std::size_t>(i);
+    for (std::int64_t t = 0; t < axis_.taps[n]; ++t) {
+      const std::int64_t place = t + axis_.first[n] % 2;
+      const auto word = static_cast<std::uint16_t>(axis_.weights[static_cast<std::size_t>(i * axis_.stride + t)]);
+      std::int32_t& pair = pair_weights_[static_cast<std::size_t>(i * pairs_ + place / 2)];
+      pair |= static_cast<std::int32_t>(std::uint32_t{word} << (place % 2 == 0 ? 0 : 16));
+    }
+  }
+  columns_.assign(static_cast<std::size_t>(((width + 1) / 2 + pairs_) * kPairWords), 0);
+}
+
+void WidthResizer::run(const Rows& in, std::uint8_t* out) {
+  const std::int64_t outputs = axis_.outputs();
+  std::int64_t y = 0;
+  for (; pairs_ > 0 && y + kRowsAtOnce <= in.count; y += kRowsAtOnce) {
+    const Rows rows{in.values + y * in.stride, in.stride, kRowsAtOnce};
+    gather_portable(rows, width_, gather_avx2(rows, width_, columns_.data()), columns_.data());
+    outputs_avx2(columns_.data(), axis_, {pair_weights_.data(), pairs_}, out + y * outputs);
+  }
+  for (; y < in.count; ++y) {
+    const Row row{in.values + y * in.stride, out + y * outputs};
+    row_portable(row, axis_, num_inside_ > 0 ? row_avx2(row, axis_, num_inside_) : 0, outputs);
   }
 }
 
-void resize_height(const Plane& in, const AxisWeights& axis, std::uint8_t* out) {
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    return columns_avx512(in, axis, out);
-  if (__builtin_cpu_supports("avx2")) return columns_avx2(in, axis, out);
-  columns_portable(in, axis, out);
+void resize_height(const WeighedRows& rows, const AxisWeights& axis, std::uint8_t* out) {
+  static const auto chosen = [] {
+    const bool wide =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return wide ? weigh_avx512 : __builtin_cpu_supports("avx2") ? weigh_avx2 : weigh_portable;
+  }();
+  chosen(rows, axis, out);
 }
 
 }  // namespace thinkvg::image::cpu
