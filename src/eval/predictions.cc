@@ -225,14 +225,24 @@ TextFormat detect_format(const std::vector<Prediction>& predictions, bool is_own
   return *most == 0 ? TextFormat::tags : static_cast<TextFormat>(most - votes.begin());
 }
 
-// The first key that the row has; the wanted one where it is named.
+// The first key that the row has, rather one with a value; the wanted one where it is named.
 template <std::size_t N>
 std::string find_key(const Json& row, const std::string& wanted, const std::array<const char*, N>& known) {
   if (!wanted.empty()) return wanted;
-  for (const char* key : known) {
-    if (row.contains(key) && !row[key].is_null()) return key;
+  for (const bool with_null : {false, true}) {
+    for (const char* key : known) {
+      if (row.contains(key) && (with_null || !row[key].is_null())) return key;
+    }
   }
   return "";
+}
+
+grounding::BoxFrame frame_of(const std::string& name, const std::string& place) {
+  try {
+    return grounding::BoxFrame::parse(name);
+  } catch (const std::invalid_argument& error) {
+    throw_failure("{}: {}", place, error.what());
+  }
 }
 
 class RowReader {
@@ -261,13 +271,13 @@ class RowReader {
         throw_failure("{}: id '{}' came before; each question takes one response", place, prediction.id);
       }
     }
-    if (!row.contains(out_.text_key) || !row[out_.text_key].is_string()) {
+    if (!row.contains(out_.text_key) || !(row[out_.text_key].is_string() || row[out_.text_key].is_null())) {
       throw_failure("{}: \"{}\" of id '{}' must be text", place, out_.text_key, prediction.id);
     }
-    prediction.text = row[out_.text_key].get<std::string>();
-    if (row.contains("frame") && row["frame"].is_string()) {
-      prediction.frame = grounding::BoxFrame::parse(row["frame"].get<std::string>());
-    }
+    // null: a request that failed. It is answered, and wrong.
+    if (row[out_.text_key].is_string()) prediction.text = row[out_.text_key].get<std::string>();
+    if (row.contains("frame") && row["frame"].is_string())
+      prediction.frame = frame_of(row["frame"].get<std::string>(), place);
     if (row.contains("confidence") && row["confidence"].is_number()) {
       prediction.confidence = std::clamp(row["confidence"].get<double>(), 0.0, 1.0);
     } else if (row.contains("answer_logprob") && row["answer_logprob"].is_number()) {
@@ -309,7 +319,8 @@ const Json& list_of(const Json& json, const std::filesystem::path& file) {
 
 // Whether each line is an object of its own, or the whole file one JSON value.
 bool is_json_lines(std::string_view content) {
-  const std::string_view text = trim(content);
+  std::string_view text = trim(content);
+  if (text.starts_with("\xEF\xBB\xBF")) text = trim(text.substr(3));  // a byte order mark
   const std::string_view first = trim(text.substr(0, text.find('\n')));
   if (!first.starts_with('{')) return !first.starts_with('[');
   if (!Json::accept(first)) return !Json::accept(text);
