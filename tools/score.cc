@@ -206,8 +206,8 @@ std::string result_lines(const std::vector<Work>& work, const std::vector<eval::
     std::string response;
     if (item.prediction) response = eval::to_tagged_response(item.prediction->text, format);
     const grounding::ImageGeometry geometry = geometry_of(item);
-    lines[i] = eval::prediction_line({*item.sample, questions[i], response, item.frame, geometry, item.picture->file,
-                                      item.picture->size})
+    lines[i] = eval::prediction_line(
+                   {*item.sample, questions[i], response, item.frame, geometry, item.picture->file, item.picture->size})
                    .dump(-1, ' ', false, Json::error_handler_t::replace) +
                "\n";
   });

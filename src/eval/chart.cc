@@ -228,8 +228,8 @@ std::string columns(const Columns& columns, double top, const std::string& descr
 }
 
 std::string spots(const std::vector<Spot>& spots, int series_index, const std::string& description) {
-  const double width = 300, height = 250;
-  const Axes axes{34, 10, width - 10, height - 36, {0, 1}, {0, 1}};
+  const double width = 300, height = 250;  // the largest spot is not cut off at confidence 1
+  const Axes axes{34, 18, width - 19, height - 36, {0, 1}, {0, 1}};
   std::string out = open_svg(width, height, description) + y_axis(axes, 4) + baseline(axes);
   out += fmt::format("<line class=\"axis diagonal\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>",
                      axes.px(0), axes.py(0), axes.px(1), axes.py(1));

@@ -364,8 +364,7 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
   for (const Sample& sample : questions.samples) {
     const Answer& answer = asked.answers.at(sample.id);
     const grounding::ImageGeometry geometry(answer.picture_size);
-    evaluation.questions.push_back(
-        score_question({sample, answer.response, answer.frame, geometry}, options.metrics));
+    evaluation.questions.push_back(score_question({sample, answer.response, answer.frame, geometry}, options.metrics));
     evaluation.questions.back().confidence = answer.confidence;
     num_tokens += answer.num_tokens;
   }

@@ -415,8 +415,7 @@ struct Resampled {
     out.value = metric_value(definition, options.bleu, [&](std::size_t c) { return sums.sum(group, c); });
     out.count = static_cast<std::int64_t>(std::llround(sums.sum(group, definition.counted)));
     if (std::isnan(out.value)) return out;
-    out.num_clusters =
-        sums.num_clusters(group, definition.bleu_order == 0 ? definition.whole : definition.counted);
+    out.num_clusters = sums.num_clusters(group, definition.bleu_order == 0 ? definition.whole : definition.counted);
     out.resampled.resize(sums.resamples());
     for (std::size_t r = 0; r < out.resampled.size(); ++r) {
       out.resampled[r] =
@@ -434,8 +433,7 @@ Distribution mean_of(const Distribution& a, const Distribution& b, std::int64_t 
 }
 
 Distribution difference_of(const Distribution& before, const Distribution& after) {
-  Distribution out{
-      after.value - before.value, {}, after.count, std::min(before.num_clusters, after.num_clusters)};
+  Distribution out{after.value - before.value, {}, after.count, std::min(before.num_clusters, after.num_clusters)};
   if (std::isnan(out.value)) return out;
   for (std::size_t r = 0; r < after.resampled.size(); ++r) {
     out.resampled.push_back(after.resampled[r] - before.resampled[r]);

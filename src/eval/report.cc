@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <set>
 #include <string_view>
 
@@ -143,7 +144,7 @@ std::string render_rules(const ReportData& data) {
   }
   std::string out;
   for (const auto& [labels, stage] : groups) {
-    out += fmt::format("<details><summary>Scoring rules{}</summary><dl class=\"kv\">",
+    out += fmt::format("<details class=\"rules\"><summary>Scoring rules{}</summary><dl class=\"kv\">",
                        groups.size() > 1 ? ": " + escape(labels) : "");
     for (const auto& [name, value] : stage->rules)
       out += fmt::format("<dt>{}</dt><dd>{}</dd>", escape(html::spaced(name)), escape(value));
@@ -213,12 +214,10 @@ std::string difference_cell(const std::optional<ReportValue>& value, double exte
     reading = *value->low > 0 ? "above 0" : *value->high < 0 ? "below 0" : "includes 0";
   }
   std::string test;
-  if (value->p_value) {
-    test = "p " + p_text(*value->p_value);
-    if (value->p_holm) test += ", Holm " + p_text(*value->p_holm);
-  }
-  if (value->detectable) test += fmt::format("{}detectable {:.3f}", test.empty() ? "" : "; ", *value->detectable);
-  if (!test.empty()) test = "<span class=\"ci\">" + test + "</span>";
+  if (value->p_value)
+    test = fmt::format("<span class=\"ci\">p {}{}</span>", p_text(*value->p_value),
+                       value->p_holm ? ", Holm " + p_text(*value->p_holm) : "");
+  if (value->detectable) test += fmt::format("<span class=\"ci\">detectable {:.3f}</span>", *value->detectable);
   return fmt::format("<td>{:+.3f}{}<span class=\"ci\">{} {}</span>{}</td>", value->mean, interval, reading,
                      chart::difference({value->mean, value->low, value->high}, extent), test);
 }
@@ -226,8 +225,8 @@ std::string difference_cell(const std::optional<ReportValue>& value, double exte
 // Of one row, so that a small difference is not flattened by a large one in another row.
 double difference_extent(const ReportComparison& comparison) {
   double extent = 0.01;
-  for (const auto& value : {comparison.a_score, comparison.v_score, comparison.mean})
-    if (value)
+  for (const ComparedScore& score : compared_scores())
+    if (const auto& value = comparison.*score.value)
       extent = std::max(
           {extent, std::abs(value->mean), std::abs(value->low.value_or(0)), std::abs(value->high.value_or(0))});
   return extent;
@@ -235,22 +234,30 @@ double difference_extent(const ReportComparison& comparison) {
 
 std::string render_comparisons(const ReportData& data) {
   if (data.comparisons.empty()) return "";
-  std::string out =
+  std::vector<ComparedScore> shown;
+  std::string heads;
+  for (const ComparedScore& score : compared_scores()) {
+    if (std::none_of(data.comparisons.begin(), data.comparisons.end(),
+                     [&](const ReportComparison& comparison) { return (comparison.*score.value).has_value(); }))
+      continue;
+    shown.push_back(score);
+    heads += fmt::format("<th>{}</th>", score.title);
+  }
+  std::string out = fmt::format(
       "<h3>Paired differences</h3>\n<p class=\"note\">Both stages on the same questions; the interval is of the "
       "difference itself, and may exclude 0 where the intervals above overlap. p: two-sided bootstrap test over "
-      "pictures, and the same adjusted by Holm's method for all A- and V-scores of this table; McNemar: exact test of "
+      "pictures, and the same adjusted by Holm's method for all scores of this table; McNemar: exact test of "
       "the right answers, question by question. Detectable: the smallest difference that a set of this size would show "
-      "4 times out of 5. Each row has its own scale.</p>\n<div class=\"scroll\"><table>"
-      "<thead><tr><th class=\"wide\">Comparison</th><th>A-score</th><th>V-score</th><th>Mean of both</th>"
-      "<th>McNemar</th></tr></thead><tbody>\n";
+      "4 times out of 5. Each row has its own scale.</p>\n<div class=\"scroll\"><table class=\"differences\">"
+      "<thead><tr><th class=\"wide\">Comparison</th>{}<th>McNemar</th></tr></thead><tbody>\n",
+      heads);
   for (const ReportComparison& comparison : data.comparisons) {
     out += fmt::format(
         "<tr><th class=\"wide\" scope=\"row\">{}{}</th>", escape(comparison.label),
         comparison.note.empty() ? "" : fmt::format("<span class=\"stage-note\">{}</span>", escape(comparison.note)));
     const double extent = difference_extent(comparison);
-    out += difference_cell(comparison.a_score, extent) + difference_cell(comparison.v_score, extent) +
-           difference_cell(comparison.mean, extent) +
-           fmt::format("<td>{}</td></tr>\n",
+    for (const ComparedScore& score : shown) out += difference_cell(comparison.*score.value, extent);
+    out += fmt::format("<td>{}</td></tr>\n",
                        comparison.mcnemar_p ? "p " + p_text(*comparison.mcnemar_p) : std::string(kMissing));
   }
   return out + "</tbody></table></div>\n";
@@ -345,7 +352,7 @@ const std::vector<MetricGroup>& metric_groups() {
 
 const ReportScore* find_score(const ReportStage& stage, const std::string& name) {
   for (const auto& [known, score] : stage.metrics)
-    if (known == name && score.overall) return &score;
+    if (known == name) return &score;
   return nullptr;
 }
 
@@ -356,7 +363,10 @@ std::string stage_heads(const ReportData& data) {
   return out;
 }
 
-std::string render_metrics(const ReportData& data) {
+using ValueOf = std::function<const ReportValue*(const ReportScore&)>;
+
+// Every metric of the values that `value_of` takes out of a score; empty where there are none.
+std::string metric_table(const ReportData& data, const ValueOf& value_of) {
   std::string rows;
   for (const MetricGroup& group : metric_groups()) {
     std::string lines;
@@ -366,8 +376,9 @@ std::string render_metrics(const ReportData& data) {
       bool any = false;
       for (const ReportStage& stage : data.stages) {
         const ReportScore* score = find_score(stage, name);
-        any = any || score;
-        cells += cell(score ? &*score->overall : nullptr, decimals);
+        const ReportValue* value = score ? value_of(*score) : nullptr;
+        any = any || value;
+        cells += cell(value, decimals);
       }
       if (!any) continue;
       const auto info = std::find_if(metric_list().begin(), metric_list().end(),
@@ -379,12 +390,18 @@ std::string render_metrics(const ReportData& data) {
       rows += fmt::format("<tr class=\"group\"><th scope=\"rowgroup\" colspan=\"{}\">{}</th></tr>\n{}",
                           data.stages.size() + 1, group.title, lines);
   }
-  if (rows.empty())
-    rows = fmt::format("<tr><td colspan=\"{}\">These runs hold no further metrics.</td></tr>", data.stages.size() + 1);
+  if (rows.empty()) return "";
   return fmt::format(
-      "<section id=\"metrics\"><h2>All metrics</h2>\n<div class=\"scroll\"><table class=\"compact\"><thead><tr><th "
-      "class=\"wide\">Metric</th>{}</tr></thead><tbody>\n{}</tbody></table></div>\n",
+      "<div class=\"scroll\"><table class=\"compact\"><thead><tr><th class=\"wide\">Metric</th>{}</tr></thead><tbody>\n"
+      "{}</tbody></table></div>\n",
       stage_heads(data), rows);
+}
+
+std::string render_metrics(const ReportData& data) {
+  const std::string all =
+      metric_table(data, [](const ReportScore& score) { return score.overall ? &*score.overall : nullptr; });
+  return "<section id=\"metrics\"><h2>All metrics</h2>\n" +
+         (all.empty() ? "<p class=\"note\">These runs hold no further metrics.</p>\n" : all);
 }
 
 using Groups = std::vector<std::pair<std::string, ReportValue>>;
@@ -393,6 +410,63 @@ using GroupsOf = Groups ReportScore::*;
 const ReportValue* find_value(const Groups& groups, const std::string& name) {
   const auto found = std::find_if(groups.begin(), groups.end(), [&](const auto& entry) { return entry.first == name; });
   return found == groups.end() ? nullptr : &found->second;
+}
+
+// The same metrics of each question type, or of each subject of the questions.
+std::string render_metrics_by(const ReportData& data, const std::vector<std::string>& names, GroupsOf groups_of) {
+  std::string out;
+  for (const std::string& name : names) {
+    const std::string table =
+        metric_table(data, [&](const ReportScore& score) { return find_value(score.*groups_of, name); });
+    if (!table.empty())
+      out += fmt::format("<details><summary>All metrics, {} questions</summary>{}</details>\n",
+                         escape(html::spaced(name)), table);
+  }
+  return out;
+}
+
+std::vector<std::string> content_names(const ReportData& data) {
+  std::vector<std::string> names;
+  for (const ReportStage& stage : data.stages)
+    if (const ReportScore* score = find_score(stage, "parse_rate"))
+      for (const auto& [name, value] : score->by_content)
+        if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  return names;
+}
+
+// Average precision, where a run was asked for it.
+std::string render_detection(const ReportData& data) {
+  const auto number_in = [](const Json& json, const char* part, const std::string& key) -> std::optional<double> {
+    if (!json.is_object()) return std::nullopt;
+    const Json& values = part ? json.value(part, Json::object()) : json;
+    if (!values.is_object() || !values.contains(key) || !values[key].is_number()) return std::nullopt;
+    return values[key].get<double>();
+  };
+  const auto row = [&](const std::string& title, const char* part, const std::string& key) {
+    std::string cells;
+    bool any = false;
+    for (const ReportStage& stage : data.stages) {
+      const auto value = number_in(stage.detection, part, key);
+      any = any || value;
+      cells += value ? fmt::format("<td>{:.3f}</td>", *value) : fmt::format("<td>{}</td>", kMissing);
+    }
+    return any ? fmt::format("<tr><th scope=\"row\">{}</th>{}</tr>\n", escape(title), cells) : "";
+  };
+  std::string rows = row("mean over IoU 0.50 to 0.95", nullptr, "ap");
+  for (const char* threshold : {"0.40", "0.50", "0.75"})
+    rows += row(fmt::format("at IoU {}", threshold), "at", threshold);
+  rows += row("recall", nullptr, "recall");
+  std::set<std::string> labels;
+  for (const ReportStage& stage : data.stages)
+    if (stage.detection.is_object() && stage.detection.contains("by_label"))
+      for (const auto& [label, value] : stage.detection["by_label"].items()) labels.insert(label);
+  for (const std::string& label : labels) rows += row(label, "by_label", label);
+  if (rows.empty()) return "";
+  return fmt::format(
+      "<h3>Average precision of the boxes</h3>\n<p class=\"note\">As COCO computes it, over the names of the regions; "
+      "below it each name.</p><div class=\"scroll\"><table class=\"compact\"><thead><tr><th>AP</th>{}</tr></thead>"
+      "<tbody>\n{}</tbody></table></div>\n",
+      stage_heads(data), rows);
 }
 
 // A score by content or region, the most frequent first; empty where no run has it.
@@ -446,8 +520,9 @@ std::string render_copies(const ReportData& data) {
   return fmt::format(
       "<details><summary>LaTeX tables</summary><pre class=\"copy\">{}</pre></details>\n<details><summary>CSV: "
       "scores</summary><pre class=\"copy\">{}</pre></details>\n<details><summary>CSV: paired differences</summary><pre "
+      "class=\"copy\">{}</pre></details>\n<details><summary>CSV: what the scores depend on</summary><pre "
       "class=\"copy\">{}</pre></details>\n",
-      escape(scores_latex(data)), escape(scores_csv(data)), escape(differences_csv(data)));
+      escape(scores_latex(data)), escape(scores_csv(data)), escape(differences_csv(data)), escape(runs_csv(data)));
 }
 
 // ---- boxes and confidence
@@ -707,7 +782,10 @@ std::string render_report(const ReportData& data) {
   out += render_header(data) + "<main>\n";
   if (!data.stages.empty())
     out += render_scores(data) + render_comparisons(data) + render_rules(data) + "</section>\n" + render_types(data) +
-           render_metrics(data) + render_groups(data, "By what the question is about", &ReportScore::by_content) +
+           render_metrics(data) + render_detection(data) +
+           render_metrics_by(data, question_types(data), &ReportScore::by_type) +
+           render_metrics_by(data, content_names(data), &ReportScore::by_content) +
+           render_groups(data, "By what the question is about", &ReportScore::by_content) +
            render_groups(data, "By region", &ReportScore::by_region) + (data.show_published ? render_published() : "") +
            render_copies(data) + "</section>\n";
   if (has_predictions(data)) out += render_boxes(data);

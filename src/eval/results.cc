@@ -83,7 +83,8 @@ std::string provenance_text(const Provenance& provenance) {
   const auto said = [](const std::string& text, const char* otherwise) { return text.empty() ? otherwise : text; };
   const auto hash = [&](const std::string& sha256) { return said(sha256.substr(0, 16), "not known"); };
   return fmt::format(
-      "subset: {}\nprompt: {}\njudge: {}\nSHA-256 of the model or predictions {}, of the data {}; seed {}; thinkvg {}\n",
+      "subset: {}\nprompt: {}\njudge: {}\nSHA-256 of the model or predictions {}, of the data {}; seed {}; thinkvg "
+      "{}\n",
       said(provenance.subset, "not said"), said(provenance.prompt, "not said"), said(provenance.judge, "none"),
       hash(provenance.model_sha256), hash(provenance.data_sha256), provenance.seed, version());
 }

@@ -21,7 +21,7 @@ struct DetectionImage {
 
 struct DetectionOptions {
   std::vector<double> thresholds = {0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95};
-  std::int64_t max_boxes = 100;  // a picture and label: the best of the rest are not looked at
+  std::int64_t max_boxes = 100;      // a picture and label: the best of the rest are not looked at
   std::vector<double> also = {0.4};  // told besides, no part of any mean: VinDr-CXR's challenge asked for IoU 0.4
 };
 

@@ -87,9 +87,9 @@ struct Evaluation {
 // (scores_to_json with name, provenance and baselines) and predictions.jsonl (prediction_line of each question, with
 // the probability that the model gave its answer as its confidence).
 //
-// Each answer is kept in `out`/answers.partial.jsonl as it ends (those of other processes: as their batch ends), so that
-// a killed evaluation asks only what has no answer yet; with the same settings, model and data the result is the same as
-// without the kill. Settings that answers do not depend on may change between: metrics, judge, batches, engine.
+// Each answer is kept in `out`/answers.partial.jsonl as it ends (those of other processes: as their batch ends), so
+// that a killed evaluation asks only what has no answer yet; with the same settings, model and data the result is the
+// same as without the kill. Settings that answers do not depend on may change between: metrics, judge, batches, engine.
 // `judge`: grades answers where it is given (make_answer_judge(options.judge) makes the one that the options describe;
 // nothing here does by itself); its grades are kept in `out`/judge.jsonl.
 Evaluation evaluate(const EvalOptions& options, const Judge& judge = {});
