@@ -80,9 +80,28 @@ TEST_F(PredictionsTest, WhatIsNoPredictionIsAnError) {
   failure("[{\"id\": 1, \"response\": \"x\"}, 5]", "entry 2: expected an object");
   failure("[{\"id\": 1,", "cut off");
   failure("{\"q_id\": 1, \"type\": \"disease\", \"text\": \"x\"}", "question_type");
+  failure("{\"id\": 1, \"response\": \"x\", \"frame\": \"pixels\"}", "line 1: unknown box frame 'pixels'");
+  failure("{\"id\": 1, \"response\": 5}", "must be text");
   PredictionOptions options;
   options.format = "xml";
   EXPECT_THROW(read("{\"id\": 1, \"response\": \"x\"}", options), std::invalid_argument);
+}
+
+TEST_F(PredictionsTest, ARequestThatFailedIsAnEmptyAnswer) {
+  const PredictionFile file = read("{\"id\": 1, \"response\": null}\n{\"id\": 2, \"response\": \"x\"}");
+  ASSERT_EQ(file.predictions.size(), 2u);
+  EXPECT_EQ(file.text_key, "response");
+  EXPECT_EQ(file.predictions[0].text, "");
+  EXPECT_EQ(file.predictions[1].text, "x");
+  EXPECT_EQ(read(R"({"id": 1, "response": null, "text": "y"})").text_key, "text") << "a key with a value goes first";
+}
+
+TEST_F(PredictionsTest, AByteOrderMarkIsPassedOver) {
+  for (const char* content : {"{\"id\": 1, \"response\": \"x\"}", "[{\"id\": 1, \"response\": \"x\"}]"}) {
+    const PredictionFile file = read(std::string("\xEF\xBB\xBF") + content);
+    ASSERT_EQ(file.predictions.size(), 1u) << content;
+    EXPECT_EQ(file.predictions[0].text, "x");
+  }
 }
 
 TEST(ToTaggedResponse, GemexText) {
