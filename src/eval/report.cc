@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <set>
 #include <string_view>
 
@@ -130,23 +131,36 @@ std::string cell(const ReportValue* value, int decimals = 3) {
 
 std::string cell(const std::optional<ReportValue>& value) { return cell(value ? &*value : nullptr); }
 
+using NamedTexts = std::vector<std::pair<std::string, std::string>>;
+
+// How predictions were written, and how the intervals were drawn, is no rule that a figure depends on: it is said of
+// each run.
+bool is_of_run(const std::string& rule) { return rule == "format" || rule == "frame" || rule == "interval"; }
+
+NamedTexts scoring_rules(const ReportStage& stage) {
+  NamedTexts rules = stage.rules;
+  std::erase_if(rules, [](const auto& rule) { return is_of_run(rule.first); });
+  return rules;
+}
+
 std::string render_rules(const ReportData& data) {
   // Stages scored by the same rules share one list.
-  std::vector<std::pair<std::string, const ReportStage*>> groups;
+  std::vector<std::pair<std::string, NamedTexts>> groups;
   for (const ReportStage& stage : data.stages) {
-    if (stage.rules.empty()) continue;
-    const auto same = std::find_if(groups.begin(), groups.end(),
-                                   [&](const auto& group) { return group.second->rules == stage.rules; });
+    const NamedTexts rules = scoring_rules(stage);
+    if (rules.empty()) continue;
+    const auto same =
+        std::find_if(groups.begin(), groups.end(), [&](const auto& group) { return group.second == rules; });
     if (same == groups.end())
-      groups.emplace_back(stage.label, &stage);
+      groups.emplace_back(stage.label, rules);
     else
       same->first += ", " + stage.label;
   }
   std::string out;
-  for (const auto& [labels, stage] : groups) {
+  for (const auto& [labels, rules] : groups) {
     out += fmt::format("<details class=\"rules\"><summary>Scoring rules{}</summary><dl class=\"kv\">",
                        groups.size() > 1 ? ": " + escape(labels) : "");
-    for (const auto& [name, value] : stage->rules)
+    for (const auto& [name, value] : rules)
       out += fmt::format("<dt>{}</dt><dd>{}</dd>", escape(html::spaced(name)), escape(value));
     out += "</dl></details>\n";
   }
@@ -233,6 +247,8 @@ double difference_extent(const ReportComparison& comparison) {
 }
 
 std::string render_comparisons(const ReportData& data) {
+  if (data.comparisons.empty() && data.stages.size() > 1)
+    return "<p class=\"note\">No paired differences: no earlier stage was asked the questions of the last one.</p>\n";
   if (data.comparisons.empty()) return "";
   std::vector<ComparedScore> shown;
   std::string heads;
@@ -294,27 +310,25 @@ std::string render_type_table(const ReportData& data, const ScoreColumn& column,
   for (std::size_t i = 0; i < data.stages.size(); ++i)
     out += fmt::format("<th>{}{}</th>", swatch(i), escape(data.stages[i].label));
   out += "<th>n</th></tr></thead><tbody>\n";
-  const auto count_cell = [](std::int64_t count) {
-    return count > 0 ? fmt::format("<td>{}</td>", format_count(count)) : fmt::format("<td>{}</td>", kMissing);
-  };
-  for (const std::string& type : types) {
-    out += fmt::format("<tr><th scope=\"row\">{}</th>", escape(html::spaced(type)));
-    std::int64_t count = 0;
+  const auto row = [&](const auto& value_of) {
+    std::string cells;
+    std::vector<std::int64_t> counts;
     for (const ReportStage& stage : data.stages) {
-      const ReportValue* value = (stage.*column.score).find(type);
-      if (value) count = value->n;
-      out += cell(value);
+      const ReportValue* value = value_of(stage.*column.score);
+      if (value && value->n > 0) counts.push_back(value->n);
+      cells += cell(value);
     }
-    out += count_cell(count) + "</tr>\n";
-  }
-  out += "<tr class=\"total\"><th scope=\"row\">all</th>";
-  std::int64_t count = 0;
-  for (const ReportStage& stage : data.stages) {
-    const auto& value = (stage.*column.score).overall;
-    if (value) count = value->n;
-    out += cell(value);
-  }
-  return out + count_cell(count) + "</tr>\n</tbody></table></div>\n";
+    if (counts.empty()) return cells + fmt::format("<td>{}</td></tr>\n", kMissing);
+    const auto [least, most] = std::minmax_element(counts.begin(), counts.end());
+    return cells + fmt::format("<td>{}{}</td></tr>\n", format_count(*least),
+                               *least == *most ? "" : "\u2013" + format_count(*most));
+  };
+  for (const std::string& type : types)
+    out += fmt::format("<tr><th scope=\"row\">{}</th>", escape(html::spaced(type))) +
+           row([&](const ReportScore& score) { return score.find(type); });
+  out += "<tr class=\"total\"><th scope=\"row\">all</th>" +
+         row([](const ReportScore& score) { return score.overall ? &*score.overall : nullptr; });
+  return out + "</tbody></table></div>\n";
 }
 
 std::string render_types(const ReportData& data) {
@@ -733,7 +747,7 @@ struct RunEntry {
   std::string folder;
   const Json& manifest;
   std::string config;
-  std::vector<std::pair<std::string, std::string>> provenance = {};
+  NamedTexts provenance = {};
 };
 
 std::string render_run(const RunEntry& run) {
@@ -765,9 +779,12 @@ std::string render_runs(const ReportData& data) {
   std::string out = "<section id=\"runs\"><h2>Runs</h2>\n";
   for (const ReportTraining& training : data.trainings)
     out += render_run({training.label + " (training)", training.folder.string(), training.manifest, training.config});
-  for (const ReportStage& stage : data.stages)
-    out += render_run(
-        {stage.label + " (evaluation)", stage.folder.string(), stage.manifest, stage.config, stage.provenance});
+  for (const ReportStage& stage : data.stages) {
+    NamedTexts facts = stage.provenance;
+    std::copy_if(stage.rules.begin(), stage.rules.end(), std::back_inserter(facts),
+                 [](const auto& rule) { return is_of_run(rule.first); });
+    out += render_run({stage.label + " (evaluation)", stage.folder.string(), stage.manifest, stage.config, facts});
+  }
   return out + "</section>\n";
 }
 

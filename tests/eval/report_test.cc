@@ -411,6 +411,32 @@ TEST_F(ReportTest, ShowsAveragePrecisionTypesAndHowPicturesWereShown) {
   EXPECT_THAT(page, Not(HasSubstr("<summary>All metrics, open questions</summary>"))) << "none of them applies";
 }
 
+TEST_F(ReportTest, HowPredictionsWereWrittenIsNoRule) {
+  const auto write = [&](const std::string& name, const Json& rules, std::int64_t count) {
+    write_stage(name, 0.4, {});
+    Json document = metrics(0.4, 0.4);
+    document["rules"].update(rules);
+    document["a_score"]["n"]["overall"] = count;
+    write_file_atomically(root_ / name / "metrics.json", document.dump());
+  };
+  write("a", {{"format", "tags"}, {"interval", "seed 0"}}, 40);
+  write("b", {{"format", "plain"}, {"frame", "unit"}}, 1200);
+  write("c", {{"boxes", "union"}}, 40);
+  const std::string same = render_report(read_report(options({"a", "b"})));
+  EXPECT_THAT(same, AllOf(Not(HasSubstr("not comparable")), HasSubstr("<dt>format</dt><dd>plain</dd>"),
+                          HasSubstr("<dt>frame</dt><dd>unit</dd>"), HasSubstr("<td>40\u20131,200</td>")));
+  EXPECT_THAT(render_report(read_report(options({"a", "c"}))), HasSubstr("not comparable"));
+}
+
+TEST_F(ReportTest, SaysWhyNothingIsCompared) {
+  write_stage("a", 0.4, {});
+  write_stage("b", 0.4, {});
+  write_file_atomically(root_ / "b" / "predictions.jsonl", prediction(1, true).dump());
+  const ReportData data = read_report(options({"a", "b"}));
+  EXPECT_TRUE(data.comparisons.empty());
+  EXPECT_THAT(render_report(data), HasSubstr("No paired differences: no earlier stage"));
+}
+
 TEST_F(ReportTest, ASetOfOpenQuestionsAloneIsARun) {
   write_stage("a", 0.4, {});
   Json document = metrics(0.4, 0.4);

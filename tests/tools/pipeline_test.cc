@@ -354,7 +354,8 @@ TEST_F(PipelineEndToEnd, AKilledEvaluationGoesOnWhereItStopped) {
   const auto texts_of = [](const std::string& file) {
     std::vector<std::string> texts;
     std::istringstream lines(read_file(path(file)));
-    for (std::string line; std::getline(lines, line);) texts.push_back(Json::parse(line)["response"].get<std::string>());
+    for (std::string line; std::getline(lines, line);)
+      texts.push_back(Json::parse(line)["response"].get<std::string>());
     return texts;
   };
   EXPECT_EQ(texts_of("eval-batch/predictions.jsonl"), texts_of("eval-whole/predictions.jsonl"));
