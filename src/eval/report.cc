@@ -450,31 +450,28 @@ std::vector<std::string> content_names(const ReportData& data) {
 
 // Average precision, where a run was asked for it.
 std::string render_detection(const ReportData& data) {
-  const auto number_in = [](const Json& json, const char* part, const std::string& key) -> std::optional<double> {
-    if (!json.is_object()) return std::nullopt;
-    const Json& values = part ? json.value(part, Json::object()) : json;
-    if (!values.is_object() || !values.contains(key) || !values[key].is_number()) return std::nullopt;
-    return values[key].get<double>();
-  };
-  const auto row = [&](const std::string& title, const char* part, const std::string& key) {
+  using Place = Json::json_pointer;
+  const auto row = [&](const std::string& title, const Place& place) {
     std::string cells;
     bool any = false;
     for (const ReportStage& stage : data.stages) {
-      const auto value = number_in(stage.detection, part, key);
-      any = any || value;
-      cells += value ? fmt::format("<td>{:.3f}</td>", *value) : fmt::format("<td>{}</td>", kMissing);
+      const Json& detection = stage.detection;
+      const bool is_there = detection.is_object() && detection.contains(place) && detection.at(place).is_number();
+      any = any || is_there;
+      cells += is_there ? fmt::format("<td>{:.3f}</td>", detection.at(place).get<double>())
+                        : fmt::format("<td>{}</td>", kMissing);
     }
     return any ? fmt::format("<tr><th scope=\"row\">{}</th>{}</tr>\n", escape(title), cells) : "";
   };
-  std::string rows = row("mean over IoU 0.50 to 0.95", nullptr, "ap");
+  std::string rows = row("mean over IoU 0.50 to 0.95", Place() / "ap");
   for (const char* threshold : {"0.40", "0.50", "0.75"})
-    rows += row(fmt::format("at IoU {}", threshold), "at", threshold);
-  rows += row("recall", nullptr, "recall");
+    rows += row(fmt::format("at IoU {}", threshold), Place() / "at" / threshold);
+  rows += row("recall", Place() / "recall");
   std::set<std::string> labels;
   for (const ReportStage& stage : data.stages)
     if (stage.detection.is_object() && stage.detection.contains("by_label"))
       for (const auto& [label, value] : stage.detection["by_label"].items()) labels.insert(label);
-  for (const std::string& label : labels) rows += row(label, "by_label", label);
+  for (const std::string& label : labels) rows += row(label, Place() / "by_label" / label);
   if (rows.empty()) return "";
   return fmt::format(
       "<h3>Average precision of the boxes</h3>\n<p class=\"note\">As COCO computes it, over the names of the regions; "
