@@ -44,8 +44,10 @@ struct ScoreOptions {
   eval::MetricOptions metrics;
 
   void visit(SettingsVisitor& v) {
-    v.setting("predictions", predictions,
-              "Predictions of any system: JSON lines {\"id\": .., \"response\": ..}, LLaVA answers, GEMeX or bbox_2d.");
+    v.setting(
+        "predictions", predictions,
+        "Predictions of any system: JSON lines {\"id\": .., \"response\": ..}, LLaVA answers, GEMeX or bbox_2d; or a "
+        "folder of such files, one a type of question, named as GEMeX's are.");
     v.section("data", data, "The questions with their reference answers and boxes.");
     v.setting("images", images,
               "Image root; only needed where --frame cannot be converted without the pictures' sizes.");
@@ -288,7 +290,7 @@ int run_score(const Arguments& arguments) {
   provenance.subset = eval::subset_text({num_questions, num_questions, 0, num_bad_rows}, options.data);
   provenance.prompt = options.prompt;
   provenance.seed = options.metrics.seed;
-  provenance.model_sha256 = sha256_file(options.predictions);
+  provenance.model_sha256 = eval::sha256_path(options.predictions);
   provenance.data_sha256 = eval::sha256_path(options.data.path);
   const eval::JudgeFile judged = judge_answers(options, work, file.format, judge);
   const std::int64_t num_judged = eval::apply_judge_scores(questions, judged.scores);

@@ -303,6 +303,10 @@ std::string render_cases(const ReportData& data) {
       "box</span></div>\n",
       html::plural(static_cast<std::int64_t>(data.cases.size()), "question"), format_count(data.num_case_candidates),
       judge);
+  if (std::all_of(data.cases.begin(), data.cases.end(), [](const ReportCase& item) { return item.jpeg.empty(); }))
+    out +=
+        "<p class=\"note\">These runs do not know their pictures: boxes are drawn on an empty canvas. thinkvg report "
+        "--images ROOT shows them.</p>\n";
   out += render_filters(data);
   for (std::size_t i = 0; i < data.cases.size(); ++i)
     out += render_case(data.cases[i], data.case_labels, fmt::format("picture-{}", i));

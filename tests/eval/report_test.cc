@@ -481,10 +481,11 @@ TEST_F(ReportTest, RunsWithoutPicturesAreDrawnOnAnEmptyCanvas) {
   EXPECT_THAT(page, AllOf(HasSubstr("<rect class=\"canvas\" width=\"400\" height=\"400\"/>"),
                           HasSubstr("<rect class=\"ref\" data-r=\"r0\" x=\"120.0\" y=\"40.0\" width=\"80.0\"")));
   EXPECT_EQ(page.find("base64"), std::string::npos);
+  EXPECT_THAT(page, HasSubstr("do not know their pictures"));
   // A root that is named now has them: 100 x 200 pixels, padded by 100 to each side of the letterbox of 400.
   chosen.images = (root_ / "images").string();
   const std::string shown = render_report(read_report(chosen));
-  EXPECT_THAT(shown, AllOf(HasSubstr("data:image/jpeg;base64"),
+  EXPECT_THAT(shown, AllOf(HasSubstr("data:image/jpeg;base64"), Not(HasSubstr("do not know their pictures")),
                            HasSubstr("<rect class=\"ref\" data-r=\"r0\" x=\"10.0\" y=\"20.0\" width=\"40.0\"")));
 }
 
