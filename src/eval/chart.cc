@@ -165,7 +165,9 @@ std::string bars(const std::vector<BarGroup>& groups, const std::string& descrip
     for (const Bar& bar : group.bars) top = std::max({top, bar.value, bar.high.value_or(0)});
   }
   const double width = 540, height = 270;
-  const Axes axes{38, 8, width - 4, height - 28, {0, 1}, {0, std::min(1.0, std::ceil(top * 10 + 0.2) / 10)}};
+  // Shares end at 1; a ratio may go beyond.
+  const double limit = top > 1 ? std::ceil(top * 10) / 10 : std::min(1.0, std::ceil(top * 10 + 0.2) / 10);
+  const Axes axes{38, 8, width - 4, height - 28, {0, 1}, {0, limit}};
   std::string out = open_svg(width, height, description) + y_axis(axes, 5);
   const double slot = (axes.right - axes.left) / static_cast<double>(std::max<std::size_t>(1, groups.size()));
   const double bar_width = std::min(30.0, slot * 0.76 / static_cast<double>(std::max<std::size_t>(1, num_bars)));

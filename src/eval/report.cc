@@ -11,6 +11,7 @@
 #include "eval/published.h"
 #include "eval/report_analysis.h"
 #include "eval/report_cases.h"
+#include "eval/report_data.h"
 #include "eval/report_style.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/html.h"
@@ -170,7 +171,7 @@ std::string render_rules(const ReportData& data) {
 }
 
 // Rows for what guessing gives, of the first run that says it.
-std::string render_baselines(const ReportData& data, bool with_f1) {
+std::string render_baselines(const ReportData& data, bool with_ar, bool with_f1) {
   const auto stage = std::find_if(data.stages.begin(), data.stages.end(),
                                   [](const ReportStage& candidate) { return !candidate.baselines.empty(); });
   if (stage == data.stages.end()) return "";
@@ -180,7 +181,9 @@ std::string render_baselines(const ReportData& data, bool with_f1) {
         "<tr class=\"baseline\"><th class=\"wide\" scope=\"row\">{}<span class=\"stage-note\">baseline, no "
         "picture seen</span></th>",
         escape(baseline.title));
-    out += cell(baseline.a_score.overall) + cell(baseline.v_score.overall) + cell(nullptr);
+    out += cell(baseline.a_score.overall) + cell(baseline.v_score.overall);
+    if (with_ar) out += cell(nullptr);
+    out += cell(nullptr);
     if (with_f1) out += cell(baseline.token_f1.overall);
     out += cell(nullptr) + cell(nullptr) + "</tr>\n";
   }
@@ -188,15 +191,16 @@ std::string render_baselines(const ReportData& data, bool with_f1) {
 }
 
 std::string render_scores(const ReportData& data) {
+  const bool with_ar = score_columns(data).size() > 2;
   const bool with_f1 = std::any_of(data.stages.begin(), data.stages.end(),
                                    [](const ReportStage& stage) { return stage.token_f1.overall.has_value(); });
   std::string out = fmt::format(
       "<section id=\"scores\"><h2>Scores</h2>\n<p class=\"note\">A-score: share of right answers. V-score: overlap "
       "(IoU) of predicted and reference boxes. Both from 0 to 1, a response that cannot be parsed counts 0; below "
       "each figure its 95\u00a0% interval.</p>\n<div class=\"scroll\"><table><thead><tr><th class=\"wide\">Stage</th>"
-      "<th>A-score</th><th>V-score</th><th>Mean of both</th>{}<th>Parse "
+      "<th>A-score</th><th>V-score</th>{}<th>Mean of A and V</th>{}<th>Parse "
       "rate</th><th>Questions</th></tr></thead><tbody>\n",
-      with_f1 ? "<th>Open answers,<br>token F1</th>" : "");
+      with_ar ? "<th>AR-score,<br>by a judge</th>" : "", with_f1 ? "<th>Open answers,<br>token F1</th>" : "");
   bool same_count = true;
   for (std::size_t i = 0; i < data.stages.size(); ++i) {
     const ReportStage& stage = data.stages[i];
@@ -204,7 +208,9 @@ std::string render_scores(const ReportData& data) {
     out +=
         fmt::format("<tr><th class=\"wide\" scope=\"row\">{}{}{}</th>", swatch(i), escape(stage.label),
                     stage.note.empty() ? "" : fmt::format("<span class=\"stage-note\">{}</span>", escape(stage.note)));
-    out += cell(stage.a_score.overall) + cell(stage.v_score.overall) + cell(stage.mean_score.overall);
+    out += cell(stage.a_score.overall) + cell(stage.v_score.overall);
+    if (with_ar) out += cell(stage.ar_score.overall);
+    out += cell(stage.mean_score.overall);
     if (with_f1) out += cell(stage.token_f1.overall);
     const auto& parsed = stage.parse_rate.overall;
     out += parsed ? fmt::format("<td>{:.3f}</td>", parsed->mean) : fmt::format("<td>{}</td>", kMissing);
@@ -212,7 +218,7 @@ std::string render_scores(const ReportData& data) {
         "<td>{}{}</td></tr>\n", format_count(stage.num_questions),
         stage.num_images > 0 ? fmt::format("<span class=\"ci\">{}</span>", plural(stage.num_images, "picture")) : "");
   }
-  out += render_baselines(data, with_f1) + "</tbody></table></div>\n";
+  out += render_baselines(data, with_ar, with_f1) + "</tbody></table></div>\n";
   if (!same_count)
     out += "<p class=\"note\">The stages were asked different numbers of questions: compare them with care.</p>\n";
   return out;
@@ -262,11 +268,12 @@ std::string render_comparisons(const ReportData& data) {
   std::string out = fmt::format(
       "<h3>Paired differences</h3>\n<p class=\"note\">Both stages on the same questions; the interval is of the "
       "difference itself, and may exclude 0 where the intervals above overlap. p: two-sided bootstrap test over "
-      "pictures, and the same adjusted by Holm's method for all scores of this table; McNemar: exact test of "
+      "pictures ({} resamples), and the same adjusted by Holm's method for all scores of this table; McNemar: exact "
+      "test of "
       "the right answers, question by question. Detectable: the smallest difference that a set of this size would show "
       "4 times out of 5. Each row has its own scale.</p>\n<div class=\"scroll\"><table class=\"differences\">"
       "<thead><tr><th class=\"wide\">Comparison</th>{}<th>McNemar</th></tr></thead><tbody>\n",
-      heads);
+      format_count(MetricOptions().resamples), heads);
   for (const ReportComparison& comparison : data.comparisons) {
     out += fmt::format(
         "<tr><th class=\"wide\" scope=\"row\">{}{}</th>", escape(comparison.label),
@@ -278,12 +285,6 @@ std::string render_comparisons(const ReportData& data) {
   }
   return out + "</tbody></table></div>\n";
 }
-
-struct ScoreColumn {
-  const char* title;
-  ReportScore ReportStage::*score;
-};
-constexpr ScoreColumn kBothScores[] = {{"A-score", &ReportStage::a_score}, {"V-score", &ReportStage::v_score}};
 
 std::string render_bars(const ReportData& data, const ScoreColumn& column, const std::vector<std::string>& types) {
   const auto bar_of = [&](std::size_t i, const ReportValue& value) {
@@ -337,9 +338,9 @@ std::string render_types(const ReportData& data) {
   for (std::size_t i = 0; i < data.stages.size(); ++i)
     out += fmt::format("<span>{}{}</span>", swatch(i), escape(data.stages[i].label));
   out += "</div>\n<div class=\"pair charts\">";
-  for (const ScoreColumn& column : kBothScores) out += render_bars(data, column, types);
+  for (const ScoreColumn& column : score_columns(data)) out += render_bars(data, column, types);
   out += "</div>\n<p class=\"note\">Whiskers are 95\u00a0% intervals.</p>\n<div class=\"pair\">";
-  for (const ScoreColumn& column : kBothScores) out += render_type_table(data, column, types);
+  for (const ScoreColumn& column : score_columns(data)) out += render_type_table(data, column, types);
   return out + "</div></section>\n";
 }
 
@@ -502,7 +503,7 @@ std::string render_group_table(const ReportData& data, const ScoreColumn& column
 
 std::string render_groups(const ReportData& data, const char* title, GroupsOf groups_of) {
   std::string tables;
-  for (const ScoreColumn& column : kBothScores) tables += render_group_table(data, column, groups_of);
+  for (const ScoreColumn& column : score_columns(data)) tables += render_group_table(data, column, groups_of);
   if (tables.empty()) return "";
   return fmt::format("<details><summary>{}</summary><div class=\"pair\">{}</div></details>\n", title, tables);
 }

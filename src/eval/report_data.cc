@@ -177,6 +177,7 @@ ReportStage read_metrics(const fs::path& file) {
         "{}: none of 'a_score', 'v_score' and 'parse_rate' has an overall value; is it a metrics file of eval or "
         "score?",
         file.string());
+  stage.ar_score = read_score(metrics, "ar_score");
   stage.mean_score = read_score(metrics, "mean_of_a_and_v");
   stage.token_f1 = read_score(metrics, "token_f1");
   for (const MetricInfo& info : metric_list())

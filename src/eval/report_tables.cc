@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "eval/report_data.h"
 #include "thinkvg/core/html.h"
-#include "thinkvg/eval/report.h"
 
 namespace thinkvg::eval {
 namespace {
@@ -130,6 +130,14 @@ std::vector<ComparedScore> tested_scores(const ReportData& data) {
 
 }  // namespace
 
+std::vector<ScoreColumn> score_columns(const ReportData& data) {
+  std::vector<ScoreColumn> columns = {{"A-score", &ReportStage::a_score}, {"V-score", &ReportStage::v_score}};
+  if (std::any_of(data.stages.begin(), data.stages.end(),
+                  [](const ReportStage& stage) { return stage.ar_score.overall.has_value(); }))
+    columns.push_back({"AR-score", &ReportStage::ar_score});
+  return columns;
+}
+
 std::string scores_csv(const ReportData& data) {
   std::string out = "run,metric,group,value,low,high,n\n";
   for (const ReportStage& stage : data.stages) {
@@ -175,21 +183,28 @@ std::string runs_csv(const ReportData& data) {
 
 std::string scores_latex(const ReportData& data) {
   if (data.stages.empty()) return "% no evaluated run\n";
-  std::string rows;
+  const std::vector<ScoreColumn> scores = score_columns(data);
+  std::string rows, titles, alignment;
+  for (const ScoreColumn& score : scores) {
+    titles += fmt::format(" & {}", score.title);
+    alignment += "r";
+  }
   for (const ReportStage& stage : data.stages) {
-    rows += fmt::format("{} & {} & {} & {} & {} \\\\\n", latex_text(stage.label), latex_value(overall(stage.a_score)),
-                        latex_value(overall(stage.v_score)), latex_value(overall(stage.token_f1)),
-                        latex_value(overall(stage.parse_rate)));
+    rows += latex_text(stage.label);
+    for (const ScoreColumn& score : scores) rows += " & " + latex_value(overall(stage.*score.score));
+    rows +=
+        fmt::format(" & {} & {} \\\\\n", latex_value(overall(stage.token_f1)), latex_value(overall(stage.parse_rate)));
   }
   std::string out = "% needs \\usepackage{booktabs}; figures in percent\n" + origin_comments(data);
-  out += latex_table("lrrrr", "Run & A-score & V-score & Token F1 & Parsed", rows, "Scores. " + rule_text(data));
+  out +=
+      latex_table("l" + alignment + "rr", "Run" + titles + " & Token F1 & Parsed", rows, "Scores. " + rule_text(data));
   std::vector<std::string> types;
   for (const ReportStage& stage : data.stages) {
     for (const auto& [type, count] : stage.num_questions_by_type) {
       if (std::find(types.begin(), types.end(), type) == types.end()) types.push_back(type);
     }
   }
-  for (const bool answers : {true, false}) {
+  for (const ScoreColumn& score : scores) {
     std::string head = "Run", columns = "l", lines;
     for (const std::string& type : types) {
       head += " & " + latex_text(html::spaced(type));
@@ -198,12 +213,11 @@ std::string scores_latex(const ReportData& data) {
     for (const ReportStage& stage : data.stages) {
       lines += latex_text(stage.label);
       for (const std::string& type : types) {
-        lines += " & " + latex_value((answers ? stage.a_score : stage.v_score).find(type));
+        lines += " & " + latex_value((stage.*score.score).find(type));
       }
       lines += " \\\\\n";
     }
-    out +=
-        "\n" + latex_table(columns, head, lines, answers ? "A-score by question type." : "V-score by question type.");
+    out += "\n" + latex_table(columns, head, lines, fmt::format("{} by question type.", score.title));
   }
   if (data.comparisons.empty()) return out;
   std::string head = "Comparison", columns = "l", lines;

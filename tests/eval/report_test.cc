@@ -85,6 +85,12 @@ TEST(ReportChart, SpikesAreNamedWhenTheyLeaveTheAxis) {
   EXPECT_THAT(chart::line(points, "grad_norm"), HasSubstr("1 spikes beyond the axis"));
 }
 
+TEST(ReportChart, ARatioAboveOneStaysInside) {
+  const std::string svg = chart::bars({{"all", {{"judge", 0, 1.24, {}, {}}}}}, "test");
+  const std::size_t at = svg.find("y=\"", svg.find("<rect")) + 3;
+  EXPECT_GE(std::stod(svg.substr(at)), 8) << "the chart's upper edge";
+}
+
 TEST(ReportChart, BarsHaveTheHeightOfTheirValue) {
   const std::string svg = chart::bars({{"all", {{"SFT", 0, 0.25, 0.2, 0.3}, {"GRPO", 1, 0.5, {}, {}}}}}, "test");
   const auto height_of = [&](const std::string& series) {
@@ -360,6 +366,7 @@ TEST_F(ReportTest, OpenAnswersAndGradesAreComparedInPairs) {
     }
     write_file_atomically(root_ / name / "predictions.jsonl", lines);
     Json document = metrics(0.4, 0.4);
+    document["ar_score"] = score(grade / 8.0);
     document["provenance"] = {{"judge", judge}, {"prompt", nullptr}, {"seed", 3}};
     write_file_atomically(root_ / name / "metrics.json", document.dump());
   };
@@ -374,10 +381,14 @@ TEST_F(ReportTest, OpenAnswersAndGradesAreComparedInPairs) {
   EXPECT_EQ(comparison.token_f1->n, 10);
   EXPECT_NEAR(comparison.ar_score->mean, 0.25, 1e-12);
   EXPECT_LT(*comparison.token_f1->p_holm, 0.05);
-  EXPECT_THAT(render_report(data), AllOf(HasSubstr("<th>Token F1</th>"), HasSubstr("<th>AR-score</th>")));
+  EXPECT_THAT(render_report(data),
+              AllOf(HasSubstr("<th>Token F1</th>"), HasSubstr("<th>AR-score</th>"),
+                    HasSubstr("AR-score,<br>by a judge"), HasSubstr("<figcaption><b>AR-score</b></figcaption>")));
   EXPECT_THAT(differences_csv(data), HasSubstr("b minus a,token_f1,0.5,"));
   EXPECT_THAT(scores_latex(data), AllOf(HasSubstr("A-score & $p$ & V-score & $p$ & Token F1 & $p$ & AR-score & $p$"),
                                         HasSubstr("% a: judge j-70b; prompt not said; seed 3\n")));
+  EXPECT_THAT(scores_latex(data), AllOf(HasSubstr("Run & A-score & V-score & AR-score & Token F1 & Parsed"),
+                                        HasSubstr("AR-score by question type.")));
   EXPECT_THAT(runs_csv(data), AllOf(HasSubstr("run,name,value\n"), HasSubstr("a,judge,j-70b\n"),
                                     HasSubstr("b,rule: boxes,hungarian\n")));
   // Grades of two judges are no pair; a run of an older version does not say its F1.
@@ -388,7 +399,7 @@ TEST_F(ReportTest, OpenAnswersAndGradesAreComparedInPairs) {
   data = read_report(options({"old", "c"}));
   EXPECT_TRUE(data.comparisons.at(0).v_score);
   EXPECT_FALSE(data.comparisons.at(0).token_f1);
-  EXPECT_THAT(render_report(data), Not(HasSubstr("<th>AR-score</th>")));
+  EXPECT_FALSE(data.comparisons.at(0).ar_score);
 }
 
 TEST_F(ReportTest, ShowsAveragePrecisionTypesAndHowPicturesWereShown) {

@@ -127,6 +127,7 @@ struct ReportStage {
   std::vector<std::pair<std::string, std::int64_t>> num_questions_by_type;
   ReportScore a_score;
   ReportScore v_score;
+  ReportScore ar_score;    // of a judge
   ReportScore mean_score;  // mean of A and V
   ReportScore token_f1;    // of open answers
   ReportScore parse_rate;
