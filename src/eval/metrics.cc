@@ -778,6 +778,7 @@ Json rules_to_json(const MetricOptions& options) {
   rules["unparsed"] = "wrong: 0 on every score that applies";
   rules["a_score"] = "closed, single choice, multi choice";
   rules["v_score"] = "questions whose reference has boxes";
+  rules["ar_score"] = "judged questions: mean of model grade / reference grade; beside it the ratio of the sums";
   rules["acc"] = "V-score of a question at least 0.3, 0.5, 0.7";
   rules["hallucinated_boxes"] =
       fmt::format("predicted boxes whose IoU with every reference box is below {}", options.hallucination_iou);
