@@ -567,17 +567,25 @@ int type_rank(const std::string& type) {
   return static_cast<int>(std::find(kOrder.begin(), kOrder.end(), type) - kOrder.begin());
 }
 
-// Takes turns over (type, right or wrong), each in an order fixed by the seed; pictures not yet shown go first.
+// Takes turns over (type, right or wrong, unlike the run before or like it), each in an order fixed by the seed;
+// pictures not yet shown go first. `before`: null where there is one run.
 std::vector<const ReportPrediction*> choose_cases(const std::vector<const ReportPrediction*>& candidates,
-                                                  std::int64_t count, std::int64_t seed) {
+                                                  const QuestionIndex* before, const ReportOptions& options) {
   struct Entry {
     std::uint64_t order;
     const ReportPrediction* prediction;
   };
-  std::map<std::tuple<int, std::string, bool>, std::vector<Entry>> groups;
+  using Group = std::tuple<int, std::string, bool, bool>;
+  const auto is_unlike = [&](const ReportPrediction& candidate) {
+    if (!before) return false;
+    const auto found = before->find(key_of(candidate));
+    return found != before->end() && found->second->is_right() != candidate.is_right();
+  };
+  std::map<Group, std::vector<Entry>> groups;
   for (const ReportPrediction* candidate : candidates) {
-    RandomStream stream({static_cast<std::uint64_t>(seed), hash_key(candidate->id), hash_key(candidate->question)});
-    groups[{type_rank(candidate->type), candidate->type, !candidate->is_right()}].push_back(
+    RandomStream stream(
+        {static_cast<std::uint64_t>(options.seed), hash_key(candidate->id), hash_key(candidate->question)});
+    groups[{type_rank(candidate->type), candidate->type, !candidate->is_right(), !is_unlike(*candidate)}].push_back(
         {stream.next_u64(), candidate});
   }
   for (auto& [key, entries] : groups)
@@ -585,12 +593,12 @@ std::vector<const ReportPrediction*> choose_cases(const std::vector<const Report
       return std::tie(a.order, a.prediction->id) < std::tie(b.order, b.prediction->id);
     });
   std::set<std::string> shown;
-  std::map<std::tuple<int, std::string, bool>, std::vector<const ReportPrediction*>> chosen;
+  std::map<Group, std::vector<const ReportPrediction*>> chosen;
   std::int64_t taken = 0;
-  for (bool any = true; any && taken < count;) {
+  for (bool any = true; any && taken < options.num_cases;) {
     any = false;
     for (auto& [key, entries] : groups) {
-      if (entries.empty() || taken == count) continue;
+      if (entries.empty() || taken == options.num_cases) continue;
       auto next = std::find_if(entries.begin(), entries.end(),
                                [&](const Entry& entry) { return !shown.count(entry.prediction->image); });
       if (next == entries.end()) next = entries.begin();
@@ -669,9 +677,10 @@ DrawnCases draw_cases(const ReportOptions& options, const std::vector<ReportStag
   }
   const auto& candidates = common.empty() ? all : common;
   out.num_candidates = static_cast<std::int64_t>(candidates.size());
+  const QuestionIndex* before = indices.size() > 1 ? &indices[indices.size() - 2] : nullptr;
   std::optional<data::ImageFinder> finder;
   if (!options.images.empty()) finder.emplace(options.images);
-  for (const ReportPrediction* chosen : choose_cases(candidates, options.num_cases, options.seed)) {
+  for (const ReportPrediction* chosen : choose_cases(candidates, before, options)) {
     ReportCase item{*chosen, "", {}};
     for (const QuestionIndex& index : indices) {
       const auto found = index.find(key_of(*chosen));

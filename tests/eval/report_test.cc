@@ -545,6 +545,18 @@ TEST_F(ReportTest, CasesAreBalancedAndFixedByTheSeed) {
   EXPECT_NE(ids_of(1), ids);
 }
 
+TEST_F(ReportTest, CasesThatChangedAreAmongTheFirst) {
+  // Only questions 8 .. 11 became right, one of each type.
+  write_stage("a", 0.5, first(12));
+  write_stage("b", 0.6, first(8));
+  ReportOptions chosen = options({"a", "b"});
+  chosen.num_cases = 12;
+  int changed = 0;
+  for (const ReportCase& item : read_report(chosen).cases)
+    changed += item.answers[0]->is_right() != item.answers[1]->is_right() ? 1 : 0;
+  EXPECT_EQ(changed, 4);
+}
+
 TEST_F(ReportTest, CasesComeFromQuestionsThatAllStagesAnswered) {
   write_stage("a", 0.5, first(20));
   write_stage("b", 0.6, first(10));

@@ -44,7 +44,9 @@ struct ReportOptions {
     v.setting("tables", tables, "Folder for the tables as CSV and LaTeX; empty: only in the page.");
     v.setting("published", published,
               "Show published GEMeX figures beside these runs: always, never, or auto (where the data are GEMeX's).");
-    v.setting("num_cases", num_cases, "Number of cases to show, balanced by question type and right or wrong.");
+    v.setting(
+        "num_cases", num_cases,
+        "Number of cases to show, balanced by question type, right or wrong, and whether the run before it was, too.");
     v.setting("picture_side", picture_side, "Longest side of the embedded pictures in pixels.");
     v.setting("jpeg_quality", jpeg_quality, "JPEG quality of the embedded pictures, 1 to 100.");
     v.setting("seed", seed, "Which cases are drawn; the same seed draws the same ones.");
