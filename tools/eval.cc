@@ -21,9 +21,11 @@ int run_eval(const Arguments& arguments) {
   const eval::Evaluation evaluation = eval::evaluate(options, *group, judge);
   if (!group->is_main()) return 0;
   if (options.json)
-    fmt::print("{}\n", eval::scores_to_json(evaluation.scores).dump(2));
+    fmt::print("{}\n", evaluation.document.dump(2, ' ', false, Json::error_handler_t::replace));
   else
-    fmt::print("{}", eval::scores_to_table(evaluation.scores));
+    fmt::print("{}{}{}", eval::scores_to_table(evaluation.scores),
+               evaluation.detection ? eval::detection_to_table(*evaluation.detection) : "",
+               eval::provenance_text(evaluation.provenance));
   return 0;
 }
 

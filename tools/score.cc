@@ -44,8 +44,10 @@ struct ScoreOptions {
   eval::MetricOptions metrics;
 
   void visit(SettingsVisitor& v) {
-    v.setting("predictions", predictions,
-              "Predictions of any system: JSON lines {\"id\": .., \"response\": ..}, LLaVA answers, GEMeX or bbox_2d.");
+    v.setting(
+        "predictions", predictions,
+        "Predictions of any system: JSON lines {\"id\": .., \"response\": ..}, LLaVA answers, GEMeX or bbox_2d; or a "
+        "folder of such files, one a type of question, named as GEMeX's are.");
     v.section("data", data, "The questions with their reference answers and boxes.");
     v.setting("images", images,
               "Image root; only needed where --frame cannot be converted without the pictures' sizes.");
@@ -114,7 +116,7 @@ std::string first_ids(const std::vector<std::string>& ids) {
 
 // Whether the settings use a part of the set only: predictions for the others are then nothing wrong.
 bool uses_a_part(const data::DataOptions& options) {
-  return eval::subset_text(1, 1, options) != eval::subset_text(1, 1, data::DataOptions());
+  return eval::subset_text({1, 1}, options) != eval::subset_text({1, 1}, data::DataOptions());
 }
 
 void require_known_ids(const PredictionIndex& predictions, const std::vector<data::Sample>& samples,
@@ -159,7 +161,7 @@ std::vector<data::Sample> read_samples(const data::Dataset& dataset) {
   return samples;
 }
 
-// A question as it goes into scoring; `response` is empty where there is no prediction.
+// A question as it goes into scoring; `prediction` is null where there is none.
 struct Work {
   const data::Sample* sample = nullptr;
   const eval::Prediction* prediction = nullptr;
@@ -195,6 +197,25 @@ eval::JudgeFile judge_answers(const ScoreOptions& options, const std::vector<Wor
     kept = std::filesystem::path(options.out) / "judge.jsonl";
   }
   return eval::run_judge(requests, judge, {kept});
+}
+
+// One line a question for predictions.jsonl.
+std::string result_lines(const std::vector<Work>& work, const std::vector<eval::QuestionScore>& questions,
+                         eval::TextFormat format) {
+  std::vector<std::string> lines(work.size());
+  parallel_for(work.size(), [&](std::size_t i) {
+    const Work& item = work[i];
+    std::string response;
+    if (item.prediction) response = eval::to_tagged_response(item.prediction->text, format);
+    const grounding::ImageGeometry geometry = geometry_of(item);
+    lines[i] = eval::prediction_line(
+                   {*item.sample, questions[i], response, item.frame, geometry, item.picture->file, item.picture->size})
+                   .dump(-1, ' ', false, Json::error_handler_t::replace) +
+               "\n";
+  });
+  std::string text;
+  for (const std::string& line : lines) text += line;
+  return text;
 }
 
 void write_results(const ScoreOptions& options, const Json& document, const std::string& lines) {
@@ -253,32 +274,23 @@ int run_score(const Arguments& arguments) {
   }
 
   std::vector<eval::QuestionScore> questions(work.size());
-  std::vector<std::string> lines(options.out.empty() ? 0 : work.size());
   parallel_for(work.size(), [&](std::size_t i) {
     const Work& item = work[i];
-    const grounding::ImageGeometry geometry = geometry_of(item);
-    std::string response;
     if (item.prediction) {
-      response = eval::to_tagged_response(item.prediction->text, file.format);
-      questions[i] = eval::score_question({*item.sample, response, item.frame, geometry}, options.metrics);
+      const std::string response = eval::to_tagged_response(item.prediction->text, file.format);
+      questions[i] = eval::score_question({*item.sample, response, item.frame, geometry_of(item)}, options.metrics);
       questions[i].confidence = item.prediction->confidence;
     } else {
-      questions[i] = eval::score_missing(*item.sample);
-    }
-    if (!lines.empty()) {
-      lines[i] = eval::prediction_line({*item.sample, questions[i], response, item.frame, geometry, item.picture->file,
-                                        item.picture->size})
-                     .dump(-1, ' ', false, Json::error_handler_t::replace) +
-                 "\n";
+      questions[i] = eval::score_missing(*item.sample, options.metrics);
     }
   });
 
-  const auto num_questions = static_cast<std::int64_t>(samples.size());
+  const std::int64_t num_questions = std::ssize(samples), num_bad_rows = std::ssize(dataset->bad_rows());
   eval::Provenance provenance;
-  provenance.subset = eval::subset_text(num_questions, num_questions, options.data);
+  provenance.subset = eval::subset_text({num_questions, num_questions, 0, num_bad_rows}, options.data);
   provenance.prompt = options.prompt;
   provenance.seed = options.metrics.seed;
-  provenance.model_sha256 = sha256_file(options.predictions);
+  provenance.model_sha256 = eval::sha256_path(options.predictions);
   provenance.data_sha256 = eval::sha256_path(options.data.path);
   const eval::JudgeFile judged = judge_answers(options, work, file.format, judge);
   const std::int64_t num_judged = eval::apply_judge_scores(questions, judged.scores);
@@ -289,26 +301,23 @@ int run_score(const Arguments& arguments) {
   Json json = eval::scores_to_json(scores);
   if (!options.name.empty()) json["name"] = options.name;
   json["num_missing"] = missing.size();
-  json["num_bad_rows"] = dataset->bad_rows().size();
+  json["num_bad_rows"] = num_bad_rows;
   if (is_judged) json["num_judged"] = num_judged;
   json["rules"]["frame"] = frame ? frame->name() : "as the predictions say, else the reference's own";
   json["rules"]["format"] = eval::text_format_name(file.format);
   json["predictions"] = options.predictions;
   json["data"] = options.data.path;
   json["provenance"] = eval::provenance_to_json(provenance);
-  if (options.detection) {
-    json["detection"] = eval::detection_to_json(eval::average_precision(eval::detection_images(samples, questions)));
-  }
+  std::optional<eval::AveragePrecision> detection;
+  if (options.detection) detection = eval::average_precision(eval::detection_images(samples, questions));
+  if (detection) json["detection"] = eval::detection_to_json(*detection);
   if (options.baselines) json["baselines"] = eval::baselines_to_json(samples, options.metrics);
-  if (!options.out.empty()) {
-    std::string text;
-    for (const std::string& line : lines) text += line;
-    write_results(options, json, text);
-  }
+  if (!options.out.empty()) write_results(options, json, result_lines(work, questions, file.format));
   if (options.json) {
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
-    fmt::print("{}", eval::scores_to_table(scores));
+    fmt::print("{}{}{}", eval::scores_to_table(scores), detection ? eval::detection_to_table(*detection) : "",
+               eval::provenance_text(provenance));
     if (!missing.empty()) fmt::print("{} questions without a prediction count as wrong.\n", missing.size());
   }
   return 0;

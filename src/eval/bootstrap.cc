@@ -36,13 +36,15 @@ ResampledSums::ResampledSums(const ClusterSums& clusters, std::int64_t resamples
       resamples_(static_cast<std::size_t>(resamples)),
       padded_((resamples_ + kResampleBlock - 1) / kResampleBlock * kResampleBlock),
       sums_(clusters.num_groups() * num_columns_, 0.0),
-      resampled_(clusters.num_groups() * num_columns_ * padded_, 0.0) {
+      resampled_(clusters.num_groups() * num_columns_ * padded_, 0.0),
+      counts_(clusters.num_groups() * num_columns_, 0) {
   const auto parts_of = clusters.ordered();
   if (parts_of.empty()) return;
   for (const auto* parts : parts_of) {
     for (const ClusterSums::Part& part : *parts) {
       for (std::size_t column = 0; column < num_columns_; ++column) {
         sums_[part.group * num_columns_ + column] += part.sums[column];
+        counts_[part.group * num_columns_ + column] += part.sums[column] != 0 ? 1 : 0;
       }
     }
   }

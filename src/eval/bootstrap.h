@@ -47,6 +47,10 @@ class ResampledSums {
   std::size_t resamples() const { return resamples_; }
   // Over all clusters.
   double sum(std::size_t group, std::size_t column) const { return sums_[group * num_columns_ + column]; }
+  // How many clusters have a part in that sum.
+  std::int64_t num_clusters(std::size_t group, std::size_t column) const {
+    return counts_[group * num_columns_ + column];
+  }
   // In each resample; resamples() numbers.
   const double* resampled(std::size_t group, std::size_t column) const {
     return &resampled_[(group * num_columns_ + column) * padded_];
@@ -55,6 +59,7 @@ class ResampledSums {
  private:
   std::size_t num_columns_, resamples_, padded_;
   std::vector<double> sums_, resampled_;
+  std::vector<std::int64_t> counts_;
 };
 
 }  // namespace thinkvg::eval

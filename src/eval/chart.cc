@@ -165,7 +165,9 @@ std::string bars(const std::vector<BarGroup>& groups, const std::string& descrip
     for (const Bar& bar : group.bars) top = std::max({top, bar.value, bar.high.value_or(0)});
   }
   const double width = 540, height = 270;
-  const Axes axes{38, 8, width - 4, height - 28, {0, 1}, {0, std::min(1.0, std::ceil(top * 10 + 0.2) / 10)}};
+  // Shares end at 1; a ratio may go beyond.
+  const double limit = top > 1 ? std::ceil(top * 10) / 10 : std::min(1.0, std::ceil(top * 10 + 0.2) / 10);
+  const Axes axes{38, 8, width - 4, height - 28, {0, 1}, {0, limit}};
   std::string out = open_svg(width, height, description) + y_axis(axes, 5);
   const double slot = (axes.right - axes.left) / static_cast<double>(std::max<std::size_t>(1, groups.size()));
   const double bar_width = std::min(30.0, slot * 0.76 / static_cast<double>(std::max<std::size_t>(1, num_bars)));
@@ -228,8 +230,8 @@ std::string columns(const Columns& columns, double top, const std::string& descr
 }
 
 std::string spots(const std::vector<Spot>& spots, int series_index, const std::string& description) {
-  const double width = 300, height = 250;
-  const Axes axes{34, 10, width - 10, height - 36, {0, 1}, {0, 1}};
+  const double width = 300, height = 250;  // the largest spot is not cut off at confidence 1
+  const Axes axes{34, 18, width - 19, height - 36, {0, 1}, {0, 1}};
   std::string out = open_svg(width, height, description) + y_axis(axes, 4) + baseline(axes);
   out += fmt::format("<line class=\"axis diagonal\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>",
                      axes.px(0), axes.py(0), axes.px(1), axes.py(1));

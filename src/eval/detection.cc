@@ -93,9 +93,12 @@ AveragePrecision average_precision(const std::vector<DetectionImage>& images, co
     result.num_reference += static_cast<std::int64_t>(image.reference.size());
   }
   const auto name_of = [](double threshold) { return fmt::format("{:.2f}", threshold); };
+  std::vector<double> thresholds = options.thresholds;
+  for (const double threshold : options.also)
+    if (std::find(thresholds.begin(), thresholds.end(), threshold) == thresholds.end()) thresholds.push_back(threshold);
   if (labels.empty()) {
     result.ap = result.recall = -1;
-    for (const double threshold : options.thresholds) result.at[name_of(threshold)] = -1;
+    for (const double threshold : thresholds) result.at[name_of(threshold)] = -1;
     return result;
   }
   const auto num_labels = static_cast<double>(labels.size());
@@ -121,15 +124,17 @@ AveragePrecision average_precision(const std::vector<DetectionImage>& images, co
       parts.push_back(std::move(part));
     }
     double& label_mean = result.by_label[label];
-    for (const double threshold : options.thresholds) {
+    for (std::size_t t = 0; t < thresholds.size(); ++t) {
+      const double threshold = thresholds[t];
       std::vector<Detection> detections;
       for (const ImageOfLabel& part : parts) {
         const std::vector<Detection> found = match(part, threshold);
         detections.insert(detections.end(), found.begin(), found.end());
       }
       const Curve curve = curve_of(std::move(detections), num_reference);
-      label_mean += curve.precision / num_thresholds;
       result.at[name_of(threshold)] += curve.precision / num_labels;
+      if (t >= options.thresholds.size()) continue;
+      label_mean += curve.precision / num_thresholds;
       result.ap += curve.precision / (num_labels * num_thresholds);
       result.recall += curve.recall / (num_labels * num_thresholds);
     }
@@ -147,6 +152,19 @@ Json detection_to_json(const AveragePrecision& result) {
   json["num_reference"] = result.num_reference;
   json["rule"] = "COCO, all areas, recall read at 101 points";
   return json;
+}
+
+std::string detection_to_table(const AveragePrecision& result) {
+  if (result.num_reference == 0) return "\nAverage precision: no reference boxes.\n";
+  std::string out = fmt::format("\nAverage precision of the boxes (COCO): {:.3f}, recall {:.3f}; {} reference boxes\n",
+                                result.ap, result.recall, result.num_reference);
+  std::string at;
+  for (const char* threshold : {"0.40", "0.50", "0.75"})
+    if (const auto found = result.at.find(threshold); found != result.at.end())
+      at += fmt::format("{}at IoU {} {:.3f}", at.empty() ? "" : ", ", threshold, found->second);
+  if (!at.empty()) out += at + "\n";
+  for (const auto& [label, value] : result.by_label) out += fmt::format("  {:<32} {:.3f}\n", label, value);
+  return out + "\n";
 }
 
 std::vector<data::Sample> fuse_readers(const std::vector<data::Sample>& samples,

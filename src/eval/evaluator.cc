@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <sstream>
 #include <unordered_map>
@@ -16,8 +17,6 @@
 #include "thinkvg/core/progress.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/eval/baselines.h"
-#include "thinkvg/eval/detection.h"
-#include "thinkvg/eval/results.h"
 
 namespace thinkvg::eval {
 namespace {
@@ -60,6 +59,11 @@ struct Answer {
 
 using Answers = std::unordered_map<std::string, Answer>;  // by sample id
 
+std::int64_t num_answered(const std::vector<Sample>& samples, const Answers& answers) {
+  return std::count_if(samples.begin(), samples.end(),
+                       [&](const Sample& sample) { return answers.contains(sample.id); });
+}
+
 std::string answer_line(const std::string& id, const Answer& answer) {
   return answer.to_json(id).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -78,7 +82,7 @@ Answers read_answers(const std::string& lines) {
 struct Questions {
   std::vector<Sample> samples;  // with their references
   std::vector<Sample> asked;    // the same, with the picture that is shown
-  std::int64_t num_all = 0;     // of the set
+  SubsetCounts counts;
 };
 
 // Each picture stands in for another one: the pictures in a random order, each replaced by the next.
@@ -98,22 +102,26 @@ void shuffle_pictures(std::vector<Sample>& samples, std::int64_t seed) {
 Questions questions_of(const data::Dataset& dataset, const EvalOptions& options) {
   Questions questions;
   for (std::int64_t i = 0; i < dataset.size(); ++i) questions.samples.push_back(dataset.get(i));
-  questions.num_all = dataset.size();
+  questions.counts.used = questions.counts.all = dataset.size();
   questions.asked = questions.samples;
   if (options.shuffle_pictures) shuffle_pictures(questions.asked, options.seed);
   return questions;
 }
 
 Questions read_questions(const EvalOptions& options) {
-  const auto dataset =
-      data::with_pictures(data::open_data(options.data), data::ImageFinder(options.images), options.data.min_hit_rate);
+  const auto whole = data::open_data(options.data);
+  const auto dataset = data::with_pictures(whole, data::ImageFinder(options.images), options.data.min_hit_rate);
   Questions questions;
+  SubsetCounts& counts = questions.counts;
+  counts.without_picture = whole->size() - dataset->size();
+  counts.bad_rows = std::ssize(whole->bad_rows());
   for (std::int64_t i = 0; i < dataset->size(); ++i) questions.samples.push_back(dataset->get(i));
   if (options.fuse_readers) questions.samples = fuse_readers(questions.samples);
-  questions.num_all = static_cast<std::int64_t>(questions.samples.size());
+  counts.all = std::ssize(questions.samples);
   if (questions.samples.empty()) throw_failure("{} holds no question", options.data.path);
-  if (options.limit > 0 && options.limit < questions.num_all)
+  if (options.limit > 0 && options.limit < counts.all)
     questions.samples.resize(static_cast<std::size_t>(options.limit));
+  counts.used = std::ssize(questions.samples);
   questions.asked = questions.samples;
   if (options.shuffle_pictures) shuffle_pictures(questions.asked, options.seed);
   return questions;
@@ -179,14 +187,16 @@ class PartialAnswers {
   std::optional<AppendFile> out_;
 };
 
-// Everything that answers depend on.
+// Everything that answers depend on; not what is made of them, how many are asked, or how they share the machine.
 std::string key_of(const EvalOptions& options, const Provenance& provenance) {
   EvalOptions asked = options;
   asked.out = asked.name = asked.images = asked.judge_scores = "";
-  asked.json = false;
+  asked.json = asked.resume = asked.baselines = asked.detection = false;
   asked.judge = rewards::JudgeOptions();
   asked.metrics = MetricOptions();
-  asked.num_threads = 0;
+  if (!asked.shuffle_pictures) asked.limit = 0;
+  asked.engine = {.exact = options.engine.exact};
+  asked.batch_questions = asked.num_threads = 0;
   asked.processes = 1;
   asked.dist = {};
   return sha256_text(settings_to_json(asked).dump() + provenance.model_sha256 + provenance.data_sha256);
@@ -211,29 +221,29 @@ class Asker {
     if (options.blind) builder_.encoder().set_blank(128);
   }
 
-  // Asks batch by batch, in the order of the set, each process its share; batches whose answers are all there are
-  // passed over.
+  // Asks batch by batch, in the order of the set, each process its share of what has no answer yet.
   Asked ask(const std::vector<Sample>& samples, PartialAnswers& partial) {
     Asked asked;
     asked.answers = partial.answers();
     const auto count = static_cast<std::int64_t>(samples.size());
-    const auto progress = group_.is_main() ? std::make_unique<Progress>("eval", count) : nullptr;
+    const auto progress =
+        group_.is_main() ? std::make_unique<Progress>("eval", count, num_answered(samples, asked.answers)) : nullptr;
     for (std::int64_t begin = 0; begin < count; begin += options_.batch_questions) {
       const std::int64_t end = std::min(count, begin + options_.batch_questions);
-      const std::vector<Sample> batch(samples.begin() + begin, samples.begin() + end);
-      const bool is_done = std::all_of(batch.begin(), batch.end(),
-                                       [&](const Sample& sample) { return asked.answers.contains(sample.id); });
-      if (!is_done) {
+      std::vector<Sample> open;
+      std::copy_if(samples.begin() + begin, samples.begin() + end, std::back_inserter(open),
+                   [&](const Sample& sample) { return !asked.answers.contains(sample.id); });
+      if (!open.empty()) {
         group_.set_phase(fmt::format("questions {} to {}", begin, end), 0);
         std::vector<Sample> own;
-        for (const std::int64_t place : group_.share_of(std::ssize(batch)))
-          own.push_back(batch[static_cast<std::size_t>(place)]);
-        std::string lines;
-        for (const std::string& part : group_.gather_texts(ask_batch(own, asked), "answers")) {
-          lines += part;
-          if (group_.size() > 1) asked.answers.merge(read_answers(part));
+        for (const std::int64_t place : group_.share_of(std::ssize(open)))
+          own.push_back(open[static_cast<std::size_t>(place)]);
+        const std::vector<std::string> parts = group_.gather_texts(ask_batch(own, asked, partial), "answers");
+        for (std::size_t rank = 0; rank < parts.size(); ++rank) {
+          if (static_cast<std::int64_t>(rank) == group_.rank()) continue;
+          partial.add(parts[rank]);
+          asked.answers.merge(read_answers(parts[rank]));
         }
-        partial.add(lines);
       }
       const double rate = static_cast<double>(asked.new_tokens) / std::max(asked.seconds, 1e-9);
       if (progress) progress->update(end, fmt::format("{} tokens/s", format_count(static_cast<std::int64_t>(rate))));
@@ -243,8 +253,8 @@ class Asker {
   }
 
  private:
-  // Returns the lines for the partial file.
-  std::string ask_batch(const std::vector<Sample>& batch, Asked& asked) {
+  // Keeps each answer as it ends, and returns their lines.
+  std::string ask_batch(const std::vector<Sample>& batch, Asked& asked, PartialAnswers& partial) {
     if (batch.empty()) return {};
     const std::vector<generation::Question> questions = builder_.build(batch);
     std::vector<generation::GenerationRequest> requests;
@@ -254,25 +264,32 @@ class Asker {
                           {question.features},
                           1,
                           {hash_key("eval"), static_cast<std::uint64_t>(options_.seed), hash_key(question.sample.id)}});
-    const auto completions = engine_.generate(requests, options_.sampling);
+    std::string lines;
+    engine_.on_finish([&](std::int64_t request, std::int64_t, const generation::Completion& completion) {
+      const auto i = static_cast<std::size_t>(request);
+      Answer answer = answer_of(questions[i], completion);
+      const std::string line = answer_line(batch[i].id, answer);
+      asked.answers.insert_or_assign(batch[i].id, std::move(answer));
+      partial.add(line);
+      lines += line;
+    });
+    engine_.generate(requests, options_.sampling);
+    engine_.on_finish(nullptr);
     asked.new_tokens += engine_.stats().new_tokens;
     asked.seconds += engine_.stats().seconds;
-    std::string lines;
-    for (std::size_t i = 0; i < questions.size(); ++i) {
-      const generation::Completion& completion = completions[i].front();
-      const auto prefix = [&](std::size_t num_tokens) {
-        return bundle_.tokenizer->decode(std::span(completion.ids).first(num_tokens));
-      };
-      Answer answer{prefix(completion.ids.size()),
-                    questions[i].frame,
-                    questions[i].original,
-                    questions[i].picture,
-                    answer_confidence(prefix, completion.logprobs),
-                    static_cast<std::int64_t>(completion.ids.size())};
-      lines += answer_line(batch[i].id, answer);
-      asked.answers.insert_or_assign(batch[i].id, std::move(answer));
-    }
     return lines;
+  }
+
+  Answer answer_of(const generation::Question& question, const generation::Completion& completion) const {
+    const auto prefix = [&](std::size_t num_tokens) {
+      return bundle_.tokenizer->decode(std::span(completion.ids).first(num_tokens));
+    };
+    return {prefix(completion.ids.size()),
+            question.frame,
+            question.original,
+            question.picture,
+            answer_confidence(prefix, completion.logprobs),
+            static_cast<std::int64_t>(completion.ids.size())};
   }
 
   models::ModelBundle bundle_;
@@ -320,8 +337,8 @@ struct Source {
 
 Evaluation evaluate_source(const Source& source, const EvalOptions& options, const Questions& questions,
                            const Judge& judge) {
-  const auto count = static_cast<std::int64_t>(questions.samples.size());
-  Provenance provenance{subset_text(count, questions.num_all, options.data),
+  const std::int64_t count = questions.counts.used;
+  Provenance provenance{subset_text(questions.counts, options.data),
                         prompt_text(options),
                         "",
                         source.weights.empty() ? "" : sha256_path(source.weights),
@@ -336,7 +353,7 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
   partial.share(source.group);
   if (!partial.answers().empty())
     spdlog::info("eval: {} of {} answers are there already",
-                 format_count(static_cast<std::int64_t>(partial.answers().size())), format_count(count));
+                 format_count(num_answered(questions.samples, partial.answers())), format_count(count));
   spdlog::info("eval: {} questions, model {}{}{}", format_count(count), options.model,
                options.blind ? ", grey pictures" : "", options.shuffle_pictures ? ", shuffled pictures" : "");
   const Asked asked = Asker(source.bundle, options, source.group).ask(questions.asked, partial);
@@ -344,27 +361,23 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
   const JudgeFile judged = judge_answers(options, questions, asked, judge);
 
   Evaluation evaluation;
-  std::string lines;
   std::int64_t num_tokens = 0;
   for (const Sample& sample : questions.samples) {
     const Answer& answer = asked.answers.at(sample.id);
     const grounding::ImageGeometry geometry(answer.picture_size);
-    QuestionScore score = score_question({sample, answer.response, answer.frame, geometry}, options.metrics);
-    score.confidence = answer.confidence;
+    evaluation.questions.push_back(score_question({sample, answer.response, answer.frame, geometry}, options.metrics));
+    evaluation.questions.back().confidence = answer.confidence;
     num_tokens += answer.num_tokens;
-    lines +=
-        prediction_line({sample, score, answer.response, answer.frame, geometry, answer.picture, answer.picture_size})
-            .dump(-1, ' ', false, Json::error_handler_t::replace) +
-        "\n";
-    evaluation.questions.push_back(std::move(score));
   }
   const std::int64_t num_judged = apply_judge_scores(evaluation.questions, judged.scores);
   if (num_judged > 0) provenance.judge = judged.judge.empty() ? "unnamed" : judged.judge;
+  evaluation.provenance = provenance;
   evaluation.scores = summarize(evaluation.questions, options.metrics);
-  if (options.out.empty()) return evaluation;
+  if (options.detection)
+    evaluation.detection = average_precision(detection_images(questions.samples, evaluation.questions));
 
-  const fs::path out = options.out;
-  Json document = scores_to_json(evaluation.scores);
+  Json& document = evaluation.document;
+  document = scores_to_json(evaluation.scores);
   if (!options.name.empty()) document["name"] = options.name;
   document["blind"] = options.blind;
   document["shuffled_pictures"] = options.shuffle_pictures;
@@ -372,10 +385,21 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
   document["generation_seconds"] = asked.seconds;
   if (judge || !options.judge_scores.empty()) document["num_judged"] = num_judged;
   document["provenance"] = provenance_to_json(provenance);
-  if (options.detection)
-    document["detection"] =
-        detection_to_json(average_precision(detection_images(questions.samples, evaluation.questions)));
+  if (evaluation.detection) document["detection"] = detection_to_json(*evaluation.detection);
   if (options.baselines) document["baselines"] = baselines_to_json(questions.samples, options.metrics);
+  if (options.out.empty()) return evaluation;
+
+  std::string lines;
+  for (std::size_t i = 0; i < questions.samples.size(); ++i) {
+    const Sample& sample = questions.samples[i];
+    const Answer& answer = asked.answers.at(sample.id);
+    const grounding::ImageGeometry geometry(answer.picture_size);
+    lines += prediction_line({sample, evaluation.questions[i], answer.response, answer.frame, geometry, answer.picture,
+                              answer.picture_size})
+                 .dump(-1, ' ', false, Json::error_handler_t::replace) +
+             "\n";
+  }
+  const fs::path out = options.out;
   std::map<std::string, fs::path> inputs;
   if (!options.data.path.empty()) inputs["data"] = options.data.path;
   if (!source.weights.empty()) inputs["weights"] = source.weights;

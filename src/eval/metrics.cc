@@ -401,7 +401,8 @@ double metric_value(const MetricDefinition& definition, const BleuOptions& optio
 struct Distribution {
   double value = kMissing;
   std::vector<double> resampled;
-  std::int64_t count = 0;
+  std::int64_t count = 0;         // questions
+  std::int64_t num_clusters = 0;  // pictures that have a part in the value
 };
 
 struct Resampled {
@@ -414,6 +415,7 @@ struct Resampled {
     out.value = metric_value(definition, options.bleu, [&](std::size_t c) { return sums.sum(group, c); });
     out.count = static_cast<std::int64_t>(std::llround(sums.sum(group, definition.counted)));
     if (std::isnan(out.value)) return out;
+    out.num_clusters = sums.num_clusters(group, definition.bleu_order == 0 ? definition.whole : definition.counted);
     out.resampled.resize(sums.resamples());
     for (std::size_t r = 0; r < out.resampled.size(); ++r) {
       out.resampled[r] =
@@ -424,14 +426,14 @@ struct Resampled {
 };
 
 Distribution mean_of(const Distribution& a, const Distribution& b, std::int64_t count) {
-  Distribution out{(a.value + b.value) / 2, {}, count};
+  Distribution out{(a.value + b.value) / 2, {}, count, std::min(a.num_clusters, b.num_clusters)};
   if (std::isnan(out.value)) return out;
   for (std::size_t r = 0; r < a.resampled.size(); ++r) out.resampled.push_back((a.resampled[r] + b.resampled[r]) / 2);
   return out;
 }
 
 Distribution difference_of(const Distribution& before, const Distribution& after) {
-  Distribution out{after.value - before.value, {}, after.count};
+  Distribution out{after.value - before.value, {}, after.count, std::min(before.num_clusters, after.num_clusters)};
   if (std::isnan(out.value)) return out;
   for (std::size_t r = 0; r < after.resampled.size(); ++r) {
     out.resampled.push_back(after.resampled[r] - before.resampled[r]);
@@ -444,13 +446,13 @@ std::optional<Estimate> estimate_of(Distribution distribution) {
   if (std::isnan(distribution.value)) return std::nullopt;
   std::vector<double>& values = distribution.resampled;
   std::erase_if(values, [](double value) { return std::isnan(value); });
-  Estimate out{distribution.value, distribution.value, distribution.value, distribution.count, 0, std::nullopt};
-  if (values.empty()) return out;
+  Estimate out{distribution.value, kMissing, kMissing, distribution.count, kMissing, std::nullopt};
+  if (distribution.num_clusters < 2 || values.size() < 2) return out;
   double sum = 0, squares = 0;
   for (const double value : values) sum += value - out.mean;
   const double shift = sum / static_cast<double>(values.size());
   for (const double value : values) squares += (value - out.mean - shift) * (value - out.mean - shift);
-  if (values.size() > 1) out.standard_error = std::sqrt(squares / static_cast<double>(values.size() - 1));
+  out.standard_error = std::sqrt(squares / static_cast<double>(values.size() - 1));
   out.low = *quantile(values, 0.025);
   out.high = *quantile(std::move(values), 0.975);
   return out;
@@ -470,7 +472,7 @@ double bootstrap_p_value(const Distribution& difference) {
 
 std::optional<Estimate> difference_estimate(const Distribution& difference) {
   auto estimate = estimate_of(difference);
-  if (estimate) estimate->p_value = bootstrap_p_value(difference);
+  if (estimate && estimate->has_interval()) estimate->p_value = bootstrap_p_value(difference);
   return estimate;
 }
 
@@ -511,7 +513,7 @@ const Metric& find_metric(const std::vector<Metric>& metrics, std::string_view n
 
 Json number_or_null(const std::optional<Estimate>& estimate) { return estimate ? Json(estimate->mean) : Json(nullptr); }
 Json interval_or_null(const std::optional<Estimate>& estimate) {
-  return estimate ? Json::array({estimate->low, estimate->high}) : Json(nullptr);
+  return estimate && estimate->has_interval() ? Json::array({estimate->low, estimate->high}) : Json(nullptr);
 }
 
 template <class Key>
@@ -533,7 +535,7 @@ GroupsJson groups_to_json(const Groups& groups) {
   for (const auto& [key, estimate] : groups) {
     const std::string name = group_name(key);
     json.means[name] = estimate.mean;
-    json.intervals[name] = {estimate.low, estimate.high};
+    json.intervals[name] = interval_or_null(estimate);
     json.counts[name] = estimate.num_questions;
     if (estimate.p_value) json.p_values[name] = *estimate.p_value;
   }
@@ -561,7 +563,7 @@ Json metric_to_json(const Metric& metric, bool difference) {
   json["interval"] = intervals;
   json["n"] = counts;
   if (difference) json["p_value"] = p_values;
-  if (metric.overall) {
+  if (metric.overall && metric.overall->has_interval()) {
     const double error = metric.overall->standard_error;
     json["standard_error"] = error;
     json["detectable"] = minimum_detectable_difference(difference ? error : error * std::sqrt(2.0));
@@ -587,6 +589,7 @@ Json both_to_json(const std::optional<Estimate>& estimate) {
 
 std::string cell_text(const std::optional<Estimate>& estimate) {
   if (!estimate) return "-";
+  if (!estimate->has_interval()) return fmt::format("{:.3f}", estimate->mean);
   return fmt::format("{:.3f} [{:.3f}, {:.3f}]", estimate->mean, estimate->low, estimate->high);
 }
 
@@ -666,10 +669,10 @@ QuestionScore score_question(const QuestionInput& input, const MetricOptions& op
   return score;
 }
 
-QuestionScore score_missing(const Sample& sample) {
+QuestionScore score_missing(const Sample& sample, const MetricOptions& options) {
   QuestionScore score = blank_score(sample);
   score.problem = "no response";
-  if (score.bleu) score.bleu = bleu_stats("", sample.answer, {});
+  if (score.bleu) score.bleu = bleu_stats("", sample.answer, options.bleu);
   return score;
 }
 
@@ -775,6 +778,7 @@ Json rules_to_json(const MetricOptions& options) {
   rules["unparsed"] = "wrong: 0 on every score that applies";
   rules["a_score"] = "closed, single choice, multi choice";
   rules["v_score"] = "questions whose reference has boxes";
+  rules["ar_score"] = "judged questions: mean of model grade / reference grade; beside it the ratio of the sums";
   rules["acc"] = "V-score of a question at least 0.3, 0.5, 0.7";
   rules["hallucinated_boxes"] =
       fmt::format("predicted boxes whose IoU with every reference box is below {}", options.hallucination_iou);

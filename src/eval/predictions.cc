@@ -225,19 +225,51 @@ TextFormat detect_format(const std::vector<Prediction>& predictions, bool is_own
   return *most == 0 ? TextFormat::tags : static_cast<TextFormat>(most - votes.begin());
 }
 
-// The first key that the row has; the wanted one where it is named.
+// The first key that the row has, rather one with a value; the wanted one where it is named.
 template <std::size_t N>
 std::string find_key(const Json& row, const std::string& wanted, const std::array<const char*, N>& known) {
   if (!wanted.empty()) return wanted;
-  for (const char* key : known) {
-    if (row.contains(key) && !row[key].is_null()) return key;
+  for (const bool with_null : {false, true}) {
+    for (const char* key : known) {
+      if (row.contains(key) && (with_null || !row[key].is_null())) return key;
+    }
   }
   return "";
+}
+
+grounding::BoxFrame frame_of(const std::string& name, const std::string& place) {
+  try {
+    return grounding::BoxFrame::parse(name);
+  } catch (const std::invalid_argument& error) {
+    throw_failure("{}: {}", place, error.what());
+  }
+}
+
+// "multi_choice_question.jsonl" -> "multi_choice"; empty where the name says no type.
+std::string type_of_file(const std::filesystem::path& file) {
+  std::string name = file.filename().string();
+  name = name.substr(0, name.find('.'));
+  try {
+    return data::question_type_name(data::parse_question_type(name));
+  } catch (const std::invalid_argument&) {
+    return "";
+  }
 }
 
 class RowReader {
  public:
   RowReader(const PredictionOptions& options, PredictionFile& out) : options_(options), out_(out) {}
+
+  // Of the rows that follow. `is_part`: one of several files whose ids count within their type.
+  void begin_file(const std::filesystem::path& file, bool is_part) {
+    type_ = type_of_file(file);
+    is_part_ = is_part;
+    if (is_part && type_.empty())
+      throw_failure(
+          "{}: a folder of predictions holds files named by their type of question, such as open_ended_question.jsonl; "
+          "this name says none",
+          file.string());
+  }
 
   void read(const Json& row, const std::string& place) {
     if (!row.is_object()) throw_failure("{}: expected an object, but it is {}", place, row.type_name());
@@ -256,18 +288,22 @@ class RowReader {
     if (out_.has_ids) {
       if (!row.contains(out_.id_key)) throw_failure("{}: \"{}\" is missing", place, out_.id_key);
       prediction.id = json_id(row[out_.id_key], place);
-      if (out_.id_key == "q_id") prediction.id = type_prefix(row, place) + prediction.id;
+      if (out_.id_key == "q_id") {
+        prediction.id = type_prefix(row, place) + prediction.id;
+      } else if (is_part_ && prediction.id.find('/') == std::string::npos) {
+        prediction.id = type_ + "/" + prediction.id;
+      }
       if (!ids_.insert(prediction.id).second) {
         throw_failure("{}: id '{}' came before; each question takes one response", place, prediction.id);
       }
     }
-    if (!row.contains(out_.text_key) || !row[out_.text_key].is_string()) {
+    if (!row.contains(out_.text_key) || !(row[out_.text_key].is_string() || row[out_.text_key].is_null())) {
       throw_failure("{}: \"{}\" of id '{}' must be text", place, out_.text_key, prediction.id);
     }
-    prediction.text = row[out_.text_key].get<std::string>();
-    if (row.contains("frame") && row["frame"].is_string()) {
-      prediction.frame = grounding::BoxFrame::parse(row["frame"].get<std::string>());
-    }
+    // null: a request that failed. It is answered, and wrong.
+    if (row[out_.text_key].is_string()) prediction.text = row[out_.text_key].get<std::string>();
+    if (row.contains("frame") && row["frame"].is_string())
+      prediction.frame = frame_of(row["frame"].get<std::string>(), place);
     if (row.contains("confidence") && row["confidence"].is_number()) {
       prediction.confidence = std::clamp(row["confidence"].get<double>(), 0.0, 1.0);
     } else if (row.contains("answer_logprob") && row["answer_logprob"].is_number()) {
@@ -278,7 +314,7 @@ class RowReader {
 
  private:
   // q_id counts within one type.
-  static std::string type_prefix(const Json& row, const std::string& place) {
+  std::string type_prefix(const Json& row, const std::string& place) const {
     for (const char* key : {"q_type", "question_type", "type"}) {
       if (!row.contains(key) || !row[key].is_string()) continue;
       try {
@@ -287,11 +323,17 @@ class RowReader {
         continue;  // GEMeX's "type" is what a question is about
       }
     }
-    throw_failure("{}: a q_id counts within one type of question, which no q_type or question_type names", place);
+    if (!type_.empty()) return type_ + "/";
+    throw_failure(
+        "{}: a q_id counts within one type of question, which neither a q_type or question_type nor the file's name "
+        "says",
+        place);
   }
 
   const PredictionOptions& options_;
   PredictionFile& out_;
+  std::string type_;  // that the file's name says; may be empty
+  bool is_part_ = false;
   std::unordered_set<std::string> ids_;
 };
 
@@ -309,7 +351,8 @@ const Json& list_of(const Json& json, const std::filesystem::path& file) {
 
 // Whether each line is an object of its own, or the whole file one JSON value.
 bool is_json_lines(std::string_view content) {
-  const std::string_view text = trim(content);
+  std::string_view text = trim(content);
+  if (text.starts_with("\xEF\xBB\xBF")) text = trim(text.substr(3));  // a byte order mark
   const std::string_view first = trim(text.substr(0, text.find('\n')));
   if (!first.starts_with('{')) return !first.starts_with('[');
   if (!Json::accept(first)) return !Json::accept(text);
@@ -317,6 +360,18 @@ bool is_json_lines(std::string_view content) {
   const Json only = Json::parse(first);
   return std::none_of(kListKeys.begin(), kListKeys.end(),
                       [&](const char* key) { return only.contains(key) && only[key].is_array(); });
+}
+
+// The JSON files of a folder, by name.
+std::vector<std::filesystem::path> files_of(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string extension = entry.path().extension().string();
+    if (entry.is_regular_file() && (extension == ".jsonl" || extension == ".json")) files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  if (files.empty()) throw_failure("the folder {} holds no .jsonl or .json file of predictions", folder.string());
+  return files;
 }
 
 }  // namespace
@@ -357,15 +412,21 @@ std::string to_tagged_response(std::string_view text, TextFormat format) {
   return std::string(text);
 }
 
-PredictionFile read_predictions(const std::filesystem::path& file, const PredictionOptions& options) {
+PredictionFile read_predictions(const std::filesystem::path& path, const PredictionOptions& options) {
   std::optional<TextFormat> wanted;
   if (options.format != "auto") wanted = parse_text_format(options.format);
+  std::vector<std::filesystem::path> files = {path};
+  const bool is_folder = std::filesystem::is_directory(path);
+  if (is_folder) files = files_of(path);
   PredictionFile out;
   RowReader reader(options, out);
-  const std::string content = read_file(file);
-  if (is_json_lines(content)) {
-    for_each_json_line(file, [&](const Json& row, const std::string& place) { reader.read(row, place); });
-  } else {
+  for (const std::filesystem::path& file : files) {
+    reader.begin_file(file, is_folder);
+    const std::string content = read_file(file);
+    if (is_json_lines(content)) {
+      for_each_json_line(file, [&](const Json& row, const std::string& place) { reader.read(row, place); });
+      continue;
+    }
     const Json json = Json::parse(content, nullptr, false);
     if (json.is_discarded())
       throw_failure("{}: neither JSON lines nor a whole JSON value; was the file cut off?", file.string());
@@ -375,7 +436,7 @@ PredictionFile read_predictions(const std::filesystem::path& file, const Predict
       reader.read(row, fmt::format("{}, entry {}", file.string(), number));
     }
   }
-  if (out.predictions.empty()) throw_failure("{} holds no predictions", file.string());
+  if (out.predictions.empty()) throw_failure("{} holds no predictions", path.string());
   out.format = wanted ? *wanted : detect_format(out.predictions, out.text_key == "response");
   return out;
 }

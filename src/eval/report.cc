@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <iterator>
 #include <set>
 #include <string_view>
 
@@ -9,6 +11,7 @@
 #include "eval/published.h"
 #include "eval/report_analysis.h"
 #include "eval/report_cases.h"
+#include "eval/report_data.h"
 #include "eval/report_style.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/html.h"
@@ -129,23 +132,36 @@ std::string cell(const ReportValue* value, int decimals = 3) {
 
 std::string cell(const std::optional<ReportValue>& value) { return cell(value ? &*value : nullptr); }
 
+using NamedTexts = std::vector<std::pair<std::string, std::string>>;
+
+// How predictions were written, and how the intervals were drawn, is no rule that a figure depends on: it is said of
+// each run.
+bool is_of_run(const std::string& rule) { return rule == "format" || rule == "frame" || rule == "interval"; }
+
+NamedTexts scoring_rules(const ReportStage& stage) {
+  NamedTexts rules = stage.rules;
+  std::erase_if(rules, [](const auto& rule) { return is_of_run(rule.first); });
+  return rules;
+}
+
 std::string render_rules(const ReportData& data) {
   // Stages scored by the same rules share one list.
-  std::vector<std::pair<std::string, const ReportStage*>> groups;
+  std::vector<std::pair<std::string, NamedTexts>> groups;
   for (const ReportStage& stage : data.stages) {
-    if (stage.rules.empty()) continue;
-    const auto same = std::find_if(groups.begin(), groups.end(),
-                                   [&](const auto& group) { return group.second->rules == stage.rules; });
+    const NamedTexts rules = scoring_rules(stage);
+    if (rules.empty()) continue;
+    const auto same =
+        std::find_if(groups.begin(), groups.end(), [&](const auto& group) { return group.second == rules; });
     if (same == groups.end())
-      groups.emplace_back(stage.label, &stage);
+      groups.emplace_back(stage.label, rules);
     else
       same->first += ", " + stage.label;
   }
   std::string out;
-  for (const auto& [labels, stage] : groups) {
-    out += fmt::format("<details><summary>Scoring rules{}</summary><dl class=\"kv\">",
+  for (const auto& [labels, rules] : groups) {
+    out += fmt::format("<details class=\"rules\"><summary>Scoring rules{}</summary><dl class=\"kv\">",
                        groups.size() > 1 ? ": " + escape(labels) : "");
-    for (const auto& [name, value] : stage->rules)
+    for (const auto& [name, value] : rules)
       out += fmt::format("<dt>{}</dt><dd>{}</dd>", escape(html::spaced(name)), escape(value));
     out += "</dl></details>\n";
   }
@@ -155,7 +171,7 @@ std::string render_rules(const ReportData& data) {
 }
 
 // Rows for what guessing gives, of the first run that says it.
-std::string render_baselines(const ReportData& data, bool with_f1) {
+std::string render_baselines(const ReportData& data, bool with_ar, bool with_f1) {
   const auto stage = std::find_if(data.stages.begin(), data.stages.end(),
                                   [](const ReportStage& candidate) { return !candidate.baselines.empty(); });
   if (stage == data.stages.end()) return "";
@@ -165,7 +181,9 @@ std::string render_baselines(const ReportData& data, bool with_f1) {
         "<tr class=\"baseline\"><th class=\"wide\" scope=\"row\">{}<span class=\"stage-note\">baseline, no "
         "picture seen</span></th>",
         escape(baseline.title));
-    out += cell(baseline.a_score.overall) + cell(baseline.v_score.overall) + cell(nullptr);
+    out += cell(baseline.a_score.overall) + cell(baseline.v_score.overall);
+    if (with_ar) out += cell(nullptr);
+    out += cell(nullptr);
     if (with_f1) out += cell(baseline.token_f1.overall);
     out += cell(nullptr) + cell(nullptr) + "</tr>\n";
   }
@@ -173,15 +191,16 @@ std::string render_baselines(const ReportData& data, bool with_f1) {
 }
 
 std::string render_scores(const ReportData& data) {
+  const bool with_ar = score_columns(data).size() > 2;
   const bool with_f1 = std::any_of(data.stages.begin(), data.stages.end(),
                                    [](const ReportStage& stage) { return stage.token_f1.overall.has_value(); });
   std::string out = fmt::format(
       "<section id=\"scores\"><h2>Scores</h2>\n<p class=\"note\">A-score: share of right answers. V-score: overlap "
       "(IoU) of predicted and reference boxes. Both from 0 to 1, a response that cannot be parsed counts 0; below "
       "each figure its 95\u00a0% interval.</p>\n<div class=\"scroll\"><table><thead><tr><th class=\"wide\">Stage</th>"
-      "<th>A-score</th><th>V-score</th><th>Mean of both</th>{}<th>Parse "
+      "<th>A-score</th><th>V-score</th>{}<th>Mean of A and V</th>{}<th>Parse "
       "rate</th><th>Questions</th></tr></thead><tbody>\n",
-      with_f1 ? "<th>Open answers,<br>token F1</th>" : "");
+      with_ar ? "<th>AR-score,<br>by a judge</th>" : "", with_f1 ? "<th>Open answers,<br>token F1</th>" : "");
   bool same_count = true;
   for (std::size_t i = 0; i < data.stages.size(); ++i) {
     const ReportStage& stage = data.stages[i];
@@ -189,7 +208,9 @@ std::string render_scores(const ReportData& data) {
     out +=
         fmt::format("<tr><th class=\"wide\" scope=\"row\">{}{}{}</th>", swatch(i), escape(stage.label),
                     stage.note.empty() ? "" : fmt::format("<span class=\"stage-note\">{}</span>", escape(stage.note)));
-    out += cell(stage.a_score.overall) + cell(stage.v_score.overall) + cell(stage.mean_score.overall);
+    out += cell(stage.a_score.overall) + cell(stage.v_score.overall);
+    if (with_ar) out += cell(stage.ar_score.overall);
+    out += cell(stage.mean_score.overall);
     if (with_f1) out += cell(stage.token_f1.overall);
     const auto& parsed = stage.parse_rate.overall;
     out += parsed ? fmt::format("<td>{:.3f}</td>", parsed->mean) : fmt::format("<td>{}</td>", kMissing);
@@ -197,7 +218,7 @@ std::string render_scores(const ReportData& data) {
         "<td>{}{}</td></tr>\n", format_count(stage.num_questions),
         stage.num_images > 0 ? fmt::format("<span class=\"ci\">{}</span>", plural(stage.num_images, "picture")) : "");
   }
-  out += render_baselines(data, with_f1) + "</tbody></table></div>\n";
+  out += render_baselines(data, with_ar, with_f1) + "</tbody></table></div>\n";
   if (!same_count)
     out += "<p class=\"note\">The stages were asked different numbers of questions: compare them with care.</p>\n";
   return out;
@@ -213,12 +234,10 @@ std::string difference_cell(const std::optional<ReportValue>& value, double exte
     reading = *value->low > 0 ? "above 0" : *value->high < 0 ? "below 0" : "includes 0";
   }
   std::string test;
-  if (value->p_value) {
-    test = "p " + p_text(*value->p_value);
-    if (value->p_holm) test += ", Holm " + p_text(*value->p_holm);
-  }
-  if (value->detectable) test += fmt::format("{}detectable {:.3f}", test.empty() ? "" : "; ", *value->detectable);
-  if (!test.empty()) test = "<span class=\"ci\">" + test + "</span>";
+  if (value->p_value)
+    test = fmt::format("<span class=\"ci\">p {}{}</span>", p_text(*value->p_value),
+                       value->p_holm ? ", Holm " + p_text(*value->p_holm) : "");
+  if (value->detectable) test += fmt::format("<span class=\"ci\">detectable {:.3f}</span>", *value->detectable);
   return fmt::format("<td>{:+.3f}{}<span class=\"ci\">{} {}</span>{}</td>", value->mean, interval, reading,
                      chart::difference({value->mean, value->low, value->high}, extent), test);
 }
@@ -226,41 +245,46 @@ std::string difference_cell(const std::optional<ReportValue>& value, double exte
 // Of one row, so that a small difference is not flattened by a large one in another row.
 double difference_extent(const ReportComparison& comparison) {
   double extent = 0.01;
-  for (const auto& value : {comparison.a_score, comparison.v_score, comparison.mean})
-    if (value)
+  for (const ComparedScore& score : compared_scores())
+    if (const auto& value = comparison.*score.value)
       extent = std::max(
           {extent, std::abs(value->mean), std::abs(value->low.value_or(0)), std::abs(value->high.value_or(0))});
   return extent;
 }
 
 std::string render_comparisons(const ReportData& data) {
+  if (data.comparisons.empty() && data.stages.size() > 1)
+    return "<p class=\"note\">No paired differences: no earlier stage was asked the questions of the last one.</p>\n";
   if (data.comparisons.empty()) return "";
-  std::string out =
+  std::vector<ComparedScore> shown;
+  std::string heads;
+  for (const ComparedScore& score : compared_scores()) {
+    if (std::none_of(data.comparisons.begin(), data.comparisons.end(),
+                     [&](const ReportComparison& comparison) { return (comparison.*score.value).has_value(); }))
+      continue;
+    shown.push_back(score);
+    heads += fmt::format("<th>{}</th>", score.title);
+  }
+  std::string out = fmt::format(
       "<h3>Paired differences</h3>\n<p class=\"note\">Both stages on the same questions; the interval is of the "
       "difference itself, and may exclude 0 where the intervals above overlap. p: two-sided bootstrap test over "
-      "pictures, and the same adjusted by Holm's method for all A- and V-scores of this table; McNemar: exact test of "
+      "pictures ({} resamples), and the same adjusted by Holm's method for all scores of this table; McNemar: exact "
+      "test of "
       "the right answers, question by question. Detectable: the smallest difference that a set of this size would show "
-      "4 times out of 5. Each row has its own scale.</p>\n<div class=\"scroll\"><table>"
-      "<thead><tr><th class=\"wide\">Comparison</th><th>A-score</th><th>V-score</th><th>Mean of both</th>"
-      "<th>McNemar</th></tr></thead><tbody>\n";
+      "4 times out of 5. Each row has its own scale.</p>\n<div class=\"scroll\"><table class=\"differences\">"
+      "<thead><tr><th class=\"wide\">Comparison</th>{}<th>McNemar</th></tr></thead><tbody>\n",
+      format_count(MetricOptions().resamples), heads);
   for (const ReportComparison& comparison : data.comparisons) {
     out += fmt::format(
         "<tr><th class=\"wide\" scope=\"row\">{}{}</th>", escape(comparison.label),
         comparison.note.empty() ? "" : fmt::format("<span class=\"stage-note\">{}</span>", escape(comparison.note)));
     const double extent = difference_extent(comparison);
-    out += difference_cell(comparison.a_score, extent) + difference_cell(comparison.v_score, extent) +
-           difference_cell(comparison.mean, extent) +
-           fmt::format("<td>{}</td></tr>\n",
+    for (const ComparedScore& score : shown) out += difference_cell(comparison.*score.value, extent);
+    out += fmt::format("<td>{}</td></tr>\n",
                        comparison.mcnemar_p ? "p " + p_text(*comparison.mcnemar_p) : std::string(kMissing));
   }
   return out + "</tbody></table></div>\n";
 }
-
-struct ScoreColumn {
-  const char* title;
-  ReportScore ReportStage::*score;
-};
-constexpr ScoreColumn kBothScores[] = {{"A-score", &ReportStage::a_score}, {"V-score", &ReportStage::v_score}};
 
 std::string render_bars(const ReportData& data, const ScoreColumn& column, const std::vector<std::string>& types) {
   const auto bar_of = [&](std::size_t i, const ReportValue& value) {
@@ -287,27 +311,25 @@ std::string render_type_table(const ReportData& data, const ScoreColumn& column,
   for (std::size_t i = 0; i < data.stages.size(); ++i)
     out += fmt::format("<th>{}{}</th>", swatch(i), escape(data.stages[i].label));
   out += "<th>n</th></tr></thead><tbody>\n";
-  const auto count_cell = [](std::int64_t count) {
-    return count > 0 ? fmt::format("<td>{}</td>", format_count(count)) : fmt::format("<td>{}</td>", kMissing);
-  };
-  for (const std::string& type : types) {
-    out += fmt::format("<tr><th scope=\"row\">{}</th>", escape(html::spaced(type)));
-    std::int64_t count = 0;
+  const auto row = [&](const auto& value_of) {
+    std::string cells;
+    std::vector<std::int64_t> counts;
     for (const ReportStage& stage : data.stages) {
-      const ReportValue* value = (stage.*column.score).find(type);
-      if (value) count = value->n;
-      out += cell(value);
+      const ReportValue* value = value_of(stage.*column.score);
+      if (value && value->n > 0) counts.push_back(value->n);
+      cells += cell(value);
     }
-    out += count_cell(count) + "</tr>\n";
-  }
-  out += "<tr class=\"total\"><th scope=\"row\">all</th>";
-  std::int64_t count = 0;
-  for (const ReportStage& stage : data.stages) {
-    const auto& value = (stage.*column.score).overall;
-    if (value) count = value->n;
-    out += cell(value);
-  }
-  return out + count_cell(count) + "</tr>\n</tbody></table></div>\n";
+    if (counts.empty()) return cells + fmt::format("<td>{}</td></tr>\n", kMissing);
+    const auto [least, most] = std::minmax_element(counts.begin(), counts.end());
+    return cells + fmt::format("<td>{}{}</td></tr>\n", format_count(*least),
+                               *least == *most ? "" : "\u2013" + format_count(*most));
+  };
+  for (const std::string& type : types)
+    out += fmt::format("<tr><th scope=\"row\">{}</th>", escape(html::spaced(type))) +
+           row([&](const ReportScore& score) { return score.find(type); });
+  out += "<tr class=\"total\"><th scope=\"row\">all</th>" +
+         row([](const ReportScore& score) { return score.overall ? &*score.overall : nullptr; });
+  return out + "</tbody></table></div>\n";
 }
 
 std::string render_types(const ReportData& data) {
@@ -316,9 +338,9 @@ std::string render_types(const ReportData& data) {
   for (std::size_t i = 0; i < data.stages.size(); ++i)
     out += fmt::format("<span>{}{}</span>", swatch(i), escape(data.stages[i].label));
   out += "</div>\n<div class=\"pair charts\">";
-  for (const ScoreColumn& column : kBothScores) out += render_bars(data, column, types);
+  for (const ScoreColumn& column : score_columns(data)) out += render_bars(data, column, types);
   out += "</div>\n<p class=\"note\">Whiskers are 95\u00a0% intervals.</p>\n<div class=\"pair\">";
-  for (const ScoreColumn& column : kBothScores) out += render_type_table(data, column, types);
+  for (const ScoreColumn& column : score_columns(data)) out += render_type_table(data, column, types);
   return out + "</div></section>\n";
 }
 
@@ -345,7 +367,7 @@ const std::vector<MetricGroup>& metric_groups() {
 
 const ReportScore* find_score(const ReportStage& stage, const std::string& name) {
   for (const auto& [known, score] : stage.metrics)
-    if (known == name && score.overall) return &score;
+    if (known == name) return &score;
   return nullptr;
 }
 
@@ -356,7 +378,10 @@ std::string stage_heads(const ReportData& data) {
   return out;
 }
 
-std::string render_metrics(const ReportData& data) {
+using ValueOf = std::function<const ReportValue*(const ReportScore&)>;
+
+// Every metric of the values that `value_of` takes out of a score; empty where there are none.
+std::string metric_table(const ReportData& data, const ValueOf& value_of) {
   std::string rows;
   for (const MetricGroup& group : metric_groups()) {
     std::string lines;
@@ -366,8 +391,9 @@ std::string render_metrics(const ReportData& data) {
       bool any = false;
       for (const ReportStage& stage : data.stages) {
         const ReportScore* score = find_score(stage, name);
-        any = any || score;
-        cells += cell(score ? &*score->overall : nullptr, decimals);
+        const ReportValue* value = score ? value_of(*score) : nullptr;
+        any = any || value;
+        cells += cell(value, decimals);
       }
       if (!any) continue;
       const auto info = std::find_if(metric_list().begin(), metric_list().end(),
@@ -379,12 +405,18 @@ std::string render_metrics(const ReportData& data) {
       rows += fmt::format("<tr class=\"group\"><th scope=\"rowgroup\" colspan=\"{}\">{}</th></tr>\n{}",
                           data.stages.size() + 1, group.title, lines);
   }
-  if (rows.empty())
-    rows = fmt::format("<tr><td colspan=\"{}\">These runs hold no further metrics.</td></tr>", data.stages.size() + 1);
+  if (rows.empty()) return "";
   return fmt::format(
-      "<section id=\"metrics\"><h2>All metrics</h2>\n<div class=\"scroll\"><table class=\"compact\"><thead><tr><th "
-      "class=\"wide\">Metric</th>{}</tr></thead><tbody>\n{}</tbody></table></div>\n",
+      "<div class=\"scroll\"><table class=\"compact\"><thead><tr><th class=\"wide\">Metric</th>{}</tr></thead><tbody>\n"
+      "{}</tbody></table></div>\n",
       stage_heads(data), rows);
+}
+
+std::string render_metrics(const ReportData& data) {
+  const std::string all =
+      metric_table(data, [](const ReportScore& score) { return score.overall ? &*score.overall : nullptr; });
+  return "<section id=\"metrics\"><h2>All metrics</h2>\n" +
+         (all.empty() ? "<p class=\"note\">These runs hold no further metrics.</p>\n" : all);
 }
 
 using Groups = std::vector<std::pair<std::string, ReportValue>>;
@@ -393,6 +425,60 @@ using GroupsOf = Groups ReportScore::*;
 const ReportValue* find_value(const Groups& groups, const std::string& name) {
   const auto found = std::find_if(groups.begin(), groups.end(), [&](const auto& entry) { return entry.first == name; });
   return found == groups.end() ? nullptr : &found->second;
+}
+
+// The same metrics of each question type, or of each subject of the questions.
+std::string render_metrics_by(const ReportData& data, const std::vector<std::string>& names, GroupsOf groups_of) {
+  std::string out;
+  for (const std::string& name : names) {
+    const std::string table =
+        metric_table(data, [&](const ReportScore& score) { return find_value(score.*groups_of, name); });
+    if (!table.empty())
+      out += fmt::format("<details><summary>All metrics, {} questions</summary>{}</details>\n",
+                         escape(html::spaced(name)), table);
+  }
+  return out;
+}
+
+std::vector<std::string> content_names(const ReportData& data) {
+  std::vector<std::string> names;
+  for (const ReportStage& stage : data.stages)
+    if (const ReportScore* score = find_score(stage, "parse_rate"))
+      for (const auto& [name, value] : score->by_content)
+        if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  return names;
+}
+
+// Average precision, where a run was asked for it.
+std::string render_detection(const ReportData& data) {
+  using Place = Json::json_pointer;
+  const auto row = [&](const std::string& title, const Place& place) {
+    std::string cells;
+    bool any = false;
+    for (const ReportStage& stage : data.stages) {
+      const Json& detection = stage.detection;
+      const bool is_there = detection.is_object() && detection.contains(place) && detection.at(place).is_number();
+      any = any || is_there;
+      cells += is_there ? fmt::format("<td>{:.3f}</td>", detection.at(place).get<double>())
+                        : fmt::format("<td>{}</td>", kMissing);
+    }
+    return any ? fmt::format("<tr><th scope=\"row\">{}</th>{}</tr>\n", escape(title), cells) : "";
+  };
+  std::string rows = row("mean over IoU 0.50 to 0.95", Place() / "ap");
+  for (const char* threshold : {"0.40", "0.50", "0.75"})
+    rows += row(fmt::format("at IoU {}", threshold), Place() / "at" / threshold);
+  rows += row("recall", Place() / "recall");
+  std::set<std::string> labels;
+  for (const ReportStage& stage : data.stages)
+    if (stage.detection.is_object() && stage.detection.contains("by_label"))
+      for (const auto& [label, value] : stage.detection["by_label"].items()) labels.insert(label);
+  for (const std::string& label : labels) rows += row(label, Place() / "by_label" / label);
+  if (rows.empty()) return "";
+  return fmt::format(
+      "<h3>Average precision of the boxes</h3>\n<p class=\"note\">As COCO computes it, over the names of the regions; "
+      "below it each name.</p><div class=\"scroll\"><table class=\"compact\"><thead><tr><th>AP</th>{}</tr></thead>"
+      "<tbody>\n{}</tbody></table></div>\n",
+      stage_heads(data), rows);
 }
 
 // A score by content or region, the most frequent first; empty where no run has it.
@@ -417,7 +503,7 @@ std::string render_group_table(const ReportData& data, const ScoreColumn& column
 
 std::string render_groups(const ReportData& data, const char* title, GroupsOf groups_of) {
   std::string tables;
-  for (const ScoreColumn& column : kBothScores) tables += render_group_table(data, column, groups_of);
+  for (const ScoreColumn& column : score_columns(data)) tables += render_group_table(data, column, groups_of);
   if (tables.empty()) return "";
   return fmt::format("<details><summary>{}</summary><div class=\"pair\">{}</div></details>\n", title, tables);
 }
@@ -446,8 +532,9 @@ std::string render_copies(const ReportData& data) {
   return fmt::format(
       "<details><summary>LaTeX tables</summary><pre class=\"copy\">{}</pre></details>\n<details><summary>CSV: "
       "scores</summary><pre class=\"copy\">{}</pre></details>\n<details><summary>CSV: paired differences</summary><pre "
+      "class=\"copy\">{}</pre></details>\n<details><summary>CSV: what the scores depend on</summary><pre "
       "class=\"copy\">{}</pre></details>\n",
-      escape(scores_latex(data)), escape(scores_csv(data)), escape(differences_csv(data)));
+      escape(scores_latex(data)), escape(scores_csv(data)), escape(differences_csv(data)), escape(runs_csv(data)));
 }
 
 // ---- boxes and confidence
@@ -658,7 +745,7 @@ struct RunEntry {
   std::string folder;
   const Json& manifest;
   std::string config;
-  std::vector<std::pair<std::string, std::string>> provenance = {};
+  NamedTexts provenance = {};
 };
 
 std::string render_run(const RunEntry& run) {
@@ -690,9 +777,12 @@ std::string render_runs(const ReportData& data) {
   std::string out = "<section id=\"runs\"><h2>Runs</h2>\n";
   for (const ReportTraining& training : data.trainings)
     out += render_run({training.label + " (training)", training.folder.string(), training.manifest, training.config});
-  for (const ReportStage& stage : data.stages)
-    out += render_run(
-        {stage.label + " (evaluation)", stage.folder.string(), stage.manifest, stage.config, stage.provenance});
+  for (const ReportStage& stage : data.stages) {
+    NamedTexts facts = stage.provenance;
+    std::copy_if(stage.rules.begin(), stage.rules.end(), std::back_inserter(facts),
+                 [](const auto& rule) { return is_of_run(rule.first); });
+    out += render_run({stage.label + " (evaluation)", stage.folder.string(), stage.manifest, stage.config, facts});
+  }
   return out + "</section>\n";
 }
 
@@ -707,7 +797,10 @@ std::string render_report(const ReportData& data) {
   out += render_header(data) + "<main>\n";
   if (!data.stages.empty())
     out += render_scores(data) + render_comparisons(data) + render_rules(data) + "</section>\n" + render_types(data) +
-           render_metrics(data) + render_groups(data, "By what the question is about", &ReportScore::by_content) +
+           render_metrics(data) + render_detection(data) +
+           render_metrics_by(data, question_types(data), &ReportScore::by_type) +
+           render_metrics_by(data, content_names(data), &ReportScore::by_content) +
+           render_groups(data, "By what the question is about", &ReportScore::by_content) +
            render_groups(data, "By region", &ReportScore::by_region) + (data.show_published ? render_published() : "") +
            render_copies(data) + "</section>\n";
   if (has_predictions(data)) out += render_boxes(data);

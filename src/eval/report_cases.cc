@@ -293,16 +293,21 @@ std::string render_filters(const ReportData& data) {
 
 std::string render_cases(const ReportData& data) {
   const std::string judge = escape(data.case_labels.back());
+  const bool has_other = data.case_labels.size() > 1;
   std::string out = fmt::format(
       "<section id=\"cases\"><h2>Cases</h2>\n<p class=\"note\">{} of {}, drawn by a fixed seed, balanced by question "
-      "type and by whether {} is right; their shares therefore say nothing about the scores. Where answers are not "
+      "type{} by whether {} is right{}; their shares therefore say nothing about the scores. Where answers are not "
       "graded (open questions), right means a V-score of at least 0.5; unlike another run means another verdict or a "
       "V-score that differs by 0.25. Point at a marked region to see its box; regions of the reasoning are hidden "
       "until then.</p>\n"
       "<div class=\"legend\"><span><i class=\"key ref\"></i>reference box</span><span><i class=\"key\"></i>predicted "
       "box</span></div>\n",
       html::plural(static_cast<std::int64_t>(data.cases.size()), "question"), format_count(data.num_case_candidates),
-      judge);
+      has_other ? "," : " and", judge, has_other ? ", and by whether the run before it is, too" : "");
+  if (std::all_of(data.cases.begin(), data.cases.end(), [](const ReportCase& item) { return item.jpeg.empty(); }))
+    out +=
+        "<p class=\"note\">These runs do not know their pictures: boxes are drawn on an empty canvas. thinkvg report "
+        "--images ROOT shows them.</p>\n";
   out += render_filters(data);
   for (std::size_t i = 0; i < data.cases.size(); ++i)
     out += render_case(data.cases[i], data.case_labels, fmt::format("picture-{}", i));

@@ -10,6 +10,8 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/random.h"
+#include "thinkvg/data/image_size.h"
+#include "thinkvg/data/images.h"
 #include "thinkvg/eval/baselines.h"
 #include "thinkvg/eval/metrics.h"
 #include "thinkvg/eval/report.h"
@@ -158,6 +160,8 @@ ReportStage read_metrics(const fs::path& file) {
   ReportStage stage;
   stage.label = metrics.text_or("name", "");
   if (metrics.has("blind") && metrics.flag("blind")) stage.note = "blind: every picture blanked";
+  if (metrics.has("shuffled_pictures") && metrics.flag("shuffled_pictures"))
+    stage.note = "blind: each picture replaced by another question's";
   const Source counts = metrics.object("num_questions");
   stage.num_questions = counts.integer("overall");
   if (counts.has("by_type")) {
@@ -168,9 +172,12 @@ ReportStage read_metrics(const fs::path& file) {
   stage.a_score = read_score(metrics, "a_score");
   stage.v_score = read_score(metrics, "v_score");
   stage.parse_rate = read_score(metrics, "parse_rate");
-  if (!stage.a_score.overall && !stage.v_score.overall)
-    throw_failure("{}: neither 'a_score' nor 'v_score' has an overall value; is it a metrics file of eval or score?",
-                  file.string());
+  if (!stage.a_score.overall && !stage.v_score.overall && !stage.parse_rate.overall)
+    throw_failure(
+        "{}: none of 'a_score', 'v_score' and 'parse_rate' has an overall value; is it a metrics file of eval or "
+        "score?",
+        file.string());
+  stage.ar_score = read_score(metrics, "ar_score");
   stage.mean_score = read_score(metrics, "mean_of_a_and_v");
   stage.token_f1 = read_score(metrics, "token_f1");
   for (const MetricInfo& info : metric_list())
@@ -178,7 +185,8 @@ ReportStage read_metrics(const fs::path& file) {
   if (metrics.has("baselines")) stage.baselines = read_baselines(metrics.object("baselines"));
   if (metrics.has("provenance") && metrics.raw("provenance").is_object())
     for (const auto& [name, value] : metrics.raw("provenance").items())
-      if (!value.is_null()) stage.provenance.emplace_back(name, plain_text(value));
+      stage.provenance.emplace_back(name, !value.is_null() ? plain_text(value) : name == "judge" ? "none" : "not said");
+  if (metrics.has("detection")) stage.detection = metrics.object("detection").json();
   if (metrics.has("num_images")) stage.num_images = metrics.integer("num_images");
   if (metrics.has("rules") && metrics.raw("rules").is_object())
     for (const auto& [name, value] : metrics.raw("rules").items()) stage.rules.emplace_back(name, plain_text(value));
@@ -258,6 +266,11 @@ ReportPrediction prediction_of(const Source& line) {
   out.a_score = line.number_if("a_score");
   out.v_score = line.number_if("v_score");
   out.content_type = line.text_or("content_type", "");
+  out.token_f1 = line.number_if("token_f1");
+  if (line.has("judge")) {
+    const Source judge = line.object("judge");
+    out.judge = JudgeScore{judge.number("model"), judge.number("reference")};
+  }
   out.confidence = line.number_if("confidence");
   if (!out.has_picture) out.size = canvas_of(out);
   return out;
@@ -374,12 +387,11 @@ StagesFile read_stages_file(const fs::path& file) {
   if (!source.has("comparisons")) return out;
   for (const Json& item : source.list("comparisons")) {
     const Source entry(item, source.place() + ", 'comparisons'");
-    ReportComparison comparison{entry.text("label"),
-                                entry.text_or("note", ""),
-                                read_difference(entry, "a_score"),
-                                read_difference(entry, "v_score"),
-                                read_difference(entry, entry.has("mean") ? "mean" : "mean_of_a_and_v"),
-                                std::nullopt};
+    ReportComparison comparison;
+    comparison.label = entry.text("label");
+    comparison.note = entry.text_or("note", "");
+    for (const ComparedScore& score : compared_scores()) comparison.*score.value = read_difference(entry, score.name);
+    if (entry.has("mean")) comparison.mean = read_difference(entry, "mean");
     if (entry.has("mcnemar")) comparison.mcnemar_p = entry.object("mcnemar").number_if("p_value");
     out.comparisons.push_back(std::move(comparison));
   }
@@ -430,6 +442,8 @@ std::vector<QuestionScore> question_scores(const ReportStage& stage) {
     score.parsed = prediction.complete;
     score.a_score = prediction.a_score;
     score.v_score = prediction.v_score;
+    score.token_f1 = prediction.token_f1;
+    score.judge = prediction.judge;
     scores.push_back(std::move(score));
   }
   return scores;
@@ -437,24 +451,67 @@ std::vector<QuestionScore> question_scores(const ReportStage& stage) {
 
 std::optional<ReportValue> to_value(const std::optional<Estimate>& estimate) {
   if (!estimate) return std::nullopt;
-  ReportValue value{estimate->mean, estimate->low, estimate->high, estimate->num_questions, {}, {}, {}};
+  ReportValue value{estimate->mean, std::nullopt, std::nullopt, estimate->num_questions, {}, {}, {}};
+  if (!estimate->has_interval()) return value;
+  value.low = estimate->low;
+  value.high = estimate->high;
   value.p_value = estimate->p_value;
   value.detectable = minimum_detectable_difference(estimate->standard_error);
   return value;
 }
 
-// Holm's adjustment over the A- and V-scores of all comparisons.
+// Holm's adjustment over the scores of all comparisons.
 void adjust_p_values(std::vector<ReportComparison>& comparisons) {
   std::vector<ReportValue*> tested;
   std::vector<double> p_values;
   for (ReportComparison& comparison : comparisons)
-    for (auto* value : {&comparison.a_score, &comparison.v_score}) {
-      if (!*value || !(*value)->p_value) continue;
-      tested.push_back(&**value);
-      p_values.push_back(*(*value)->p_value);
+    for (const ComparedScore& score : compared_scores()) {
+      auto& value = comparison.*score.value;
+      if (!score.is_tested || !value || !value->p_value) continue;
+      tested.push_back(&*value);
+      p_values.push_back(*value->p_value);
     }
   const std::vector<double> adjusted = holm_adjust(p_values);
   for (std::size_t i = 0; i < tested.size(); ++i) tested[i]->p_holm = adjusted[i];
+}
+
+bool has_same_judge(const ReportStage& a, const ReportStage& b) {
+  const auto judge_of = [](const ReportStage& stage) {
+    for (const auto& [name, value] : stage.provenance)
+      if (name == "judge") return value;
+    return std::string();
+  };
+  return judge_of(a) == judge_of(b);
+}
+
+// Second minus first; nothing where they were not asked the same questions.
+std::optional<ReportComparison> compare_pair(const ReportStage& first, const ReportStage& second) {
+  std::vector<QuestionScore> before = question_scores(first), after = question_scores(second);
+  const auto has_f1 = [](const std::vector<QuestionScore>& questions) {
+    return std::any_of(questions.begin(), questions.end(),
+                       [](const QuestionScore& q) { return q.token_f1.has_value(); });
+  };
+  // Files of older versions do not say it.
+  const bool with_f1 = has_f1(before) && has_f1(after), with_judge = has_same_judge(first, second);
+  for (auto* questions : {&before, &after})
+    for (QuestionScore& question : *questions) {
+      if (!with_f1) question.token_f1.reset();
+      if (!with_judge) question.judge.reset();
+    }
+  try {
+    const ScoreDifference found = compare(before, after, MetricOptions());
+    ReportComparison out;
+    out.label = second.label + " minus " + first.label;
+    out.a_score = to_value(found.metric("a_score").overall);
+    out.v_score = to_value(found.metric("v_score").overall);
+    out.token_f1 = to_value(found.metric("token_f1").overall);
+    out.ar_score = to_value(found.metric("ar_score").overall);
+    out.mean = to_value(found.mean_of_a_and_v);
+    out.mcnemar_p = mcnemar(found.only_baseline_right, found.only_candidate_right).p_value;
+    return out;
+  } catch (const std::invalid_argument&) {
+    return std::nullopt;  // no pairs to compare
+  }
 }
 
 // The last stage against each one before it that was asked the same questions.
@@ -464,14 +521,7 @@ std::vector<ReportComparison> compare_stages(const std::vector<ReportStage>& sta
   const ReportStage& last = stages.back();
   for (std::size_t i = stages.size() - 1; i-- > 0;) {
     if (stages[i].predictions.empty()) continue;
-    try {
-      const ScoreDifference found = compare(question_scores(stages[i]), question_scores(last), MetricOptions());
-      out.push_back({last.label + " minus " + stages[i].label, "", to_value(found.metric("a_score").overall),
-                     to_value(found.metric("v_score").overall), to_value(found.mean_of_a_and_v),
-                     mcnemar(found.only_baseline_right, found.only_candidate_right).p_value});
-    } catch (const std::invalid_argument&) {
-      // Not the same questions: no pairs to compare.
-    }
+    if (auto comparison = compare_pair(stages[i], last)) out.push_back(std::move(*comparison));
   }
   return out;
 }
@@ -517,17 +567,25 @@ int type_rank(const std::string& type) {
   return static_cast<int>(std::find(kOrder.begin(), kOrder.end(), type) - kOrder.begin());
 }
 
-// Takes turns over (type, right or wrong), each in an order fixed by the seed; pictures not yet shown go first.
+// Takes turns over (type, right or wrong, unlike the run before or like it), each in an order fixed by the seed;
+// pictures not yet shown go first. `before`: null where there is one run.
 std::vector<const ReportPrediction*> choose_cases(const std::vector<const ReportPrediction*>& candidates,
-                                                  std::int64_t count, std::int64_t seed) {
+                                                  const QuestionIndex* before, const ReportOptions& options) {
   struct Entry {
     std::uint64_t order;
     const ReportPrediction* prediction;
   };
-  std::map<std::tuple<int, std::string, bool>, std::vector<Entry>> groups;
+  using Group = std::tuple<int, std::string, bool, bool>;
+  const auto is_unlike = [&](const ReportPrediction& candidate) {
+    if (!before) return false;
+    const auto found = before->find(key_of(candidate));
+    return found != before->end() && found->second->is_right() != candidate.is_right();
+  };
+  std::map<Group, std::vector<Entry>> groups;
   for (const ReportPrediction* candidate : candidates) {
-    RandomStream stream({static_cast<std::uint64_t>(seed), hash_key(candidate->id), hash_key(candidate->question)});
-    groups[{type_rank(candidate->type), candidate->type, !candidate->is_right()}].push_back(
+    RandomStream stream(
+        {static_cast<std::uint64_t>(options.seed), hash_key(candidate->id), hash_key(candidate->question)});
+    groups[{type_rank(candidate->type), candidate->type, !candidate->is_right(), !is_unlike(*candidate)}].push_back(
         {stream.next_u64(), candidate});
   }
   for (auto& [key, entries] : groups)
@@ -535,12 +593,12 @@ std::vector<const ReportPrediction*> choose_cases(const std::vector<const Report
       return std::tie(a.order, a.prediction->id) < std::tie(b.order, b.prediction->id);
     });
   std::set<std::string> shown;
-  std::map<std::tuple<int, std::string, bool>, std::vector<const ReportPrediction*>> chosen;
+  std::map<Group, std::vector<const ReportPrediction*>> chosen;
   std::int64_t taken = 0;
-  for (bool any = true; any && taken < count;) {
+  for (bool any = true; any && taken < options.num_cases;) {
     any = false;
     for (auto& [key, entries] : groups) {
-      if (entries.empty() || taken == count) continue;
+      if (entries.empty() || taken == options.num_cases) continue;
       auto next = std::find_if(entries.begin(), entries.end(),
                                [&](const Entry& entry) { return !shown.count(entry.prediction->image); });
       if (next == entries.end()) next = entries.begin();
@@ -575,6 +633,22 @@ fs::path find_image(const ReportPrediction& prediction, const fs::path& folder, 
       tried.empty() ? "no 'image_file' given" : tried);
 }
 
+// The picture of a question whose run knew nothing of it, where a root is named now.
+void add_picture(ReportCase& item, const data::ImageFinder& finder) {
+  const fs::path file = finder.find(item.reference.image);
+  if (file.empty()) return;
+  const grounding::ImageSize size = data::read_image_size(file);
+  const auto add = [&](ReportPrediction& prediction) {
+    if (prediction.has_picture) return;
+    prediction.has_picture = true;
+    prediction.size = size;
+    prediction.image_file = file;
+  };
+  add(item.reference);
+  for (auto& answer : item.answers)
+    if (answer) add(*answer);
+}
+
 struct DrawnCases {
   std::vector<std::string> labels;
   std::vector<ReportCase> cases;
@@ -603,12 +677,17 @@ DrawnCases draw_cases(const ReportOptions& options, const std::vector<ReportStag
   }
   const auto& candidates = common.empty() ? all : common;
   out.num_candidates = static_cast<std::int64_t>(candidates.size());
-  for (const ReportPrediction* chosen : choose_cases(candidates, options.num_cases, options.seed)) {
-    ReportCase item{*chosen, chosen->has_picture ? thumbnail_jpeg(*chosen, last.folder, options) : "", {}};
+  const QuestionIndex* before = indices.size() > 1 ? &indices[indices.size() - 2] : nullptr;
+  std::optional<data::ImageFinder> finder;
+  if (!options.images.empty()) finder.emplace(options.images);
+  for (const ReportPrediction* chosen : choose_cases(candidates, before, options)) {
+    ReportCase item{*chosen, "", {}};
     for (const QuestionIndex& index : indices) {
       const auto found = index.find(key_of(*chosen));
       item.answers.push_back(found == index.end() ? std::nullopt : std::optional<ReportPrediction>(*found->second));
     }
+    if (finder) add_picture(item, *finder);
+    if (item.reference.has_picture) item.jpeg = thumbnail_jpeg(item.reference, last.folder, options);
     out.cases.push_back(std::move(item));
   }
   return out;
@@ -656,6 +735,17 @@ std::string thumbnail_jpeg(const ReportPrediction& prediction, const fs::path& f
   return image::encode_jpeg(image::thumbnail(picture, options.picture_side), static_cast<int>(options.jpeg_quality));
 }
 
+const std::vector<ComparedScore>& compared_scores() {
+  static const std::vector<ComparedScore> kScores = {
+      {"a_score", "A-score", &ReportComparison::a_score, true},
+      {"v_score", "V-score", &ReportComparison::v_score, true},
+      {"token_f1", "Token F1", &ReportComparison::token_f1, true},
+      {"ar_score", "AR-score", &ReportComparison::ar_score, true},
+      {"mean_of_a_and_v", "Mean of A and V", &ReportComparison::mean, false},
+  };
+  return kScores;
+}
+
 const ReportValue* ReportScore::find(const std::string& type) const {
   const auto found = std::find_if(by_type.begin(), by_type.end(), [&](const auto& item) { return item.first == type; });
   return found == by_type.end() ? nullptr : &found->second;
@@ -700,6 +790,7 @@ void write_report(const ReportOptions& options) {
     fs::create_directories(folder);
     write_file_atomically(folder / "scores.csv", scores_csv(data));
     write_file_atomically(folder / "differences.csv", differences_csv(data));
+    write_file_atomically(folder / "runs.csv", runs_csv(data));
     write_file_atomically(folder / "tables.tex", scores_latex(data));
   }
   write_file_atomically(options.out, render_report(data));

@@ -25,4 +25,12 @@ struct WatchedQuestions {
 };
 WatchedQuestions read_watched(const std::filesystem::path& run, const ReportOptions& options);
 
+// A score with its column in the summary and in the tables by question type.
+struct ScoreColumn {
+  const char* title;
+  ReportScore ReportStage::*score;
+};
+// A-score and V-score, and the AR-score where a judge graded a run.
+std::vector<ScoreColumn> score_columns(const ReportData& data);
+
 }  // namespace thinkvg::eval

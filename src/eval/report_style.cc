@@ -13,10 +13,10 @@ namespace {
 constexpr const char* kStyle = R"css(
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b2430;--muted:#5a6675;--faint:#8a95a3;--line:#dde3ea;--card:#f6f8fa;
 --accent:#2457a6;--ref:#e69f00;--pred:#2f9fe0;--ref-tint:#e69f0033;--pred-tint:#2f9fe02b;--right:#17694c;--wrong:#a63d1f;
---right-tint:#17694c17;--wrong-tint:#a63d1f17}
+--right-tint:#17694c17;--wrong-tint:#a63d1f17;--edge:#1b243040}
 @media screen and (prefers-color-scheme:dark){:root{--bg:#11151a;--fg:#e3e8ee;--muted:#9aa6b4;--faint:#748090;
 --line:#2a323c;--card:#181e25;--accent:#7fb0f2;--ref:#f0b429;--pred:#56b4e9;--ref-tint:#f0b42933;--pred-tint:#56b4e933;
---right:#63c79f;--wrong:#f0906f;--right-tint:#63c79f1c;--wrong-tint:#f0906f1c}}
+--right:#63c79f;--wrong:#f0906f;--right-tint:#63c79f1c;--wrong-tint:#f0906f1c;--edge:#000000b0}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",
 "Liberation Sans",Arial,sans-serif;-webkit-text-size-adjust:100%}
@@ -60,7 +60,7 @@ tr.total th,tr.total td{font-weight:650}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:12px 28px;margin-top:8px}
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:18px 24px;margin:10px 0}
 figure{margin:0;min-width:0;break-inside:avoid}
-figcaption{font-size:13px;margin-bottom:2px;display:flex;justify-content:space-between;gap:12px}
+figcaption{font-size:13px;margin-bottom:2px;display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 12px}
 figcaption b{color:var(--fg);font-weight:600}
 figcaption span{font-variant-numeric:tabular-nums;white-space:nowrap}
 svg.chart{width:100%;height:auto;display:block;overflow:visible}
@@ -163,12 +163,24 @@ footer{padding-top:24px;padding-bottom:40px;color:var(--muted);font-size:12px}
 @container (min-width:460px){.panel-body{display:grid;grid-template-columns:minmax(0,min(54%,420px)) minmax(0,1fr);
 gap:0 20px;align-items:start}
 .picture{margin:0}}
-@media (max-width:640px){svg.diff,#metrics .stage-note{display:none}#metrics th.wide{min-width:6.5em}td.wide,th.wide{min-width:8em}main,header,footer{padding-left:14px;padding-right:14px}
+@media (max-width:640px){svg.diff,#metrics .stage-note{display:none}#metrics th.wide{min-width:7.4em}td.wide,th.wide{min-width:8em}main,header,footer{padding-left:14px;padding-right:14px}
 header{padding-top:22px}h1{font-size:23px}h2{margin-top:36px}th,td{padding:6px 8px}
+.scroll th:first-child{position:sticky;left:0;background:var(--bg);z-index:1}
+.scroll th.wide:first-child{max-width:8.5em;overflow-wrap:break-word}
+.compact thead th:first-child{white-space:nowrap}
+.scroll tr.group th:first-child{position:static}
+.scroll{background:linear-gradient(to left,var(--bg) 40%,transparent) right/44px 100% no-repeat local,
+linear-gradient(to left,var(--edge),transparent) right/16px 100% no-repeat scroll}
+.differences th,.differences td{padding:6px}
+.pair.charts .tick{font-size:15px}.pair.charts .group{font-size:14px}
+.panel-head{min-height:0}
 .panel,.ask{padding-left:14px;padding-right:14px}.panel+.panel{border-left:0;border-top:1px solid var(--line)}}
 @media print{body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}.filters,nav{display:none}
 .scroll{overflow:visible}.case{break-inside:avoid}.picture{max-width:165px}.think,.said,.boxes{font-size:8.5pt}.question{font-size:11pt}
-.pair.charts{grid-template-columns:1fr 1fr}.ask,.panel{padding:8px 12px}h2,h3{break-after:avoid}pre{max-height:none}
+.pair.charts{grid-template-columns:1fr 1fr}.ask,.panel{padding:8px 12px}h2,h3,.note,.legend{break-after:avoid}
+pre{max-height:none}tr,table.matrix{break-inside:avoid}.small{grid-template-columns:repeat(auto-fill,minmax(200px,1fr))}
+.matrix.many,.matrix.many th{font-size:7pt}.matrix.many thead th{min-width:0}
+.matrix.many th,.matrix.many td{padding:3px}.matrix.many td{min-width:2.4em}details:not([open]){display:none}
 .swatch,.picture,mark,.verdict,.matrix td,svg rect,svg circle{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 .panels{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}}
 )css";
@@ -186,6 +198,13 @@ constexpr const char* kScript = R"js(
       ['mouseenter','focus'].forEach(function(k){e.addEventListener(k,function(){point(name,true);});});
       ['mouseleave','blur'].forEach(function(k){e.addEventListener(k,function(){point(name,false);});});
     });
+  });
+  // What the figures mean must be on paper, too.
+  addEventListener('beforeprint',function(){
+    document.querySelectorAll('details.rules:not([open])').forEach(function(e){e.open=e.wasClosed=true;});
+  });
+  addEventListener('afterprint',function(){
+    document.querySelectorAll('details.rules').forEach(function(e){if(e.wasClosed)e.open=e.wasClosed=false;});
   });
   var row=document.querySelector('.filters');
   if(!row)return;

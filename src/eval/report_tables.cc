@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "thinkvg/eval/metrics.h"
-#include "thinkvg/eval/report.h"
+#include "eval/report_data.h"
+#include "thinkvg/core/html.h"
 
 namespace thinkvg::eval {
 namespace {
@@ -102,7 +102,41 @@ std::string rule_text(const ReportData& data) {
   return "";
 }
 
+// What the figures depend on, for whoever reads the source of the tables.
+std::string origin_comments(const ReportData& data) {
+  std::string out;
+  for (const ReportStage& stage : data.stages) {
+    if (stage.provenance.empty()) continue;
+    std::string text = stage.label + ": ";
+    for (const auto& [name, value] : stage.provenance)
+      text += fmt::format("{}{} {}", text.ends_with(": ") ? "" : "; ", name, value);
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    out += "% " + text + "\n";
+  }
+  return out;
+}
+
+// Those that any comparison has.
+std::vector<ComparedScore> tested_scores(const ReportData& data) {
+  std::vector<ComparedScore> out;
+  for (const ComparedScore& score : compared_scores()) {
+    const bool is_there =
+        std::any_of(data.comparisons.begin(), data.comparisons.end(),
+                    [&](const ReportComparison& comparison) { return (comparison.*score.value).has_value(); });
+    if (score.is_tested && is_there) out.push_back(score);
+  }
+  return out;
+}
+
 }  // namespace
+
+std::vector<ScoreColumn> score_columns(const ReportData& data) {
+  std::vector<ScoreColumn> columns = {{"A-score", &ReportStage::a_score}, {"V-score", &ReportStage::v_score}};
+  if (std::any_of(data.stages.begin(), data.stages.end(),
+                  [](const ReportStage& stage) { return stage.ar_score.overall.has_value(); }))
+    columns.push_back({"AR-score", &ReportStage::ar_score});
+  return columns;
+}
 
 std::string scores_csv(const ReportData& data) {
   std::string out = "run,metric,group,value,low,high,n\n";
@@ -124,63 +158,84 @@ std::string scores_csv(const ReportData& data) {
 std::string differences_csv(const ReportData& data) {
   std::string out = "comparison,metric,difference,low,high,p,p_holm\n";
   for (const ReportComparison& comparison : data.comparisons) {
-    const auto add = [&](const char* metric, const std::optional<ReportValue>& value) {
-      if (!value) return;
-      out += fmt::format("{},{},{},{},{},{},{}\n", csv_text(comparison.label), metric, csv_number(value->mean),
+    for (const ComparedScore& score : compared_scores()) {
+      const auto& value = comparison.*score.value;
+      if (!value) continue;
+      out += fmt::format("{},{},{},{},{},{},{}\n", csv_text(comparison.label), score.name, csv_number(value->mean),
                          csv_number(value->low), csv_number(value->high), csv_number(value->p_value),
                          csv_number(value->p_holm));
+    }
+  }
+  return out;
+}
+
+std::string runs_csv(const ReportData& data) {
+  std::string out = "run,name,value\n";
+  for (const ReportStage& stage : data.stages) {
+    const auto add = [&](const std::string& name, const std::string& value) {
+      out += fmt::format("{},{},{}\n", csv_text(stage.label), csv_text(name), csv_text(value));
     };
-    add("a_score", comparison.a_score);
-    add("v_score", comparison.v_score);
-    add("mean_of_a_and_v", comparison.mean);
+    for (const auto& [name, value] : stage.provenance) add(name, value);
+    for (const auto& [name, value] : stage.rules) add("rule: " + name, value);
   }
   return out;
 }
 
 std::string scores_latex(const ReportData& data) {
   if (data.stages.empty()) return "% no evaluated run\n";
-  std::string rows;
-  for (const ReportStage& stage : data.stages) {
-    rows += fmt::format("{} & {} & {} & {} & {} \\\\\n", latex_text(stage.label), latex_value(overall(stage.a_score)),
-                        latex_value(overall(stage.v_score)), latex_value(overall(stage.token_f1)),
-                        latex_value(overall(stage.parse_rate)));
+  const std::vector<ScoreColumn> scores = score_columns(data);
+  std::string rows, titles, alignment;
+  for (const ScoreColumn& score : scores) {
+    titles += fmt::format(" & {}", score.title);
+    alignment += "r";
   }
-  std::string out = "% needs \\usepackage{booktabs}; figures in percent\n";
-  out += latex_table("lrrrr", "Run & A-score & V-score & Token F1 & Parsed", rows, "Scores. " + rule_text(data));
+  for (const ReportStage& stage : data.stages) {
+    rows += latex_text(stage.label);
+    for (const ScoreColumn& score : scores) rows += " & " + latex_value(overall(stage.*score.score));
+    rows +=
+        fmt::format(" & {} & {} \\\\\n", latex_value(overall(stage.token_f1)), latex_value(overall(stage.parse_rate)));
+  }
+  std::string out = "% needs \\usepackage{booktabs}; figures in percent\n" + origin_comments(data);
+  out +=
+      latex_table("l" + alignment + "rr", "Run" + titles + " & Token F1 & Parsed", rows, "Scores. " + rule_text(data));
   std::vector<std::string> types;
   for (const ReportStage& stage : data.stages) {
     for (const auto& [type, count] : stage.num_questions_by_type) {
       if (std::find(types.begin(), types.end(), type) == types.end()) types.push_back(type);
     }
   }
-  for (const bool answers : {true, false}) {
+  for (const ScoreColumn& score : scores) {
     std::string head = "Run", columns = "l", lines;
     for (const std::string& type : types) {
-      head += " & " + latex_text(type);
+      head += " & " + latex_text(html::spaced(type));
       columns += "r";
     }
     for (const ReportStage& stage : data.stages) {
       lines += latex_text(stage.label);
       for (const std::string& type : types) {
-        lines += " & " + latex_value((answers ? stage.a_score : stage.v_score).find(type));
+        lines += " & " + latex_value((stage.*score.score).find(type));
       }
       lines += " \\\\\n";
     }
-    out +=
-        "\n" + latex_table(columns, head, lines, answers ? "A-score by question type." : "V-score by question type.");
+    out += "\n" + latex_table(columns, head, lines, fmt::format("{} by question type.", score.title));
   }
   if (data.comparisons.empty()) return out;
-  std::string lines;
+  std::string head = "Comparison", columns = "l", lines;
+  const std::vector<ComparedScore> shown = tested_scores(data);
+  for (const ComparedScore& score : shown) {
+    head += fmt::format(" & {} & $p$", score.title);
+    columns += "rr";
+  }
   for (const ReportComparison& comparison : data.comparisons) {
-    const auto p_of = [](const std::optional<ReportValue>& value) {
-      return latex_p(value ? value->p_holm : std::nullopt);
-    };
-    lines +=
-        fmt::format("{} & {} & {} & {} & {} \\\\\n", latex_text(comparison.label), latex_difference(comparison.a_score),
-                    p_of(comparison.a_score), latex_difference(comparison.v_score), p_of(comparison.v_score));
+    lines += latex_text(comparison.label);
+    for (const ComparedScore& score : shown) {
+      const auto& value = comparison.*score.value;
+      lines += fmt::format(" & {} & {}", latex_difference(value), latex_p(value ? value->p_holm : std::nullopt));
+    }
+    lines += " \\\\\n";
   }
   return out + "\n" +
-         latex_table("lrrrr", "Comparison & A-score & $p$ & V-score & $p$", lines,
+         latex_table(columns, head, lines,
                      "Paired differences in points; $p$ by bootstrap over pictures, adjusted by Holm's method.");
 }
 

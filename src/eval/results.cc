@@ -63,6 +63,8 @@ Json prediction_line(const AnsweredQuestion& answered) {
                     {"think_regions", regions(score.response.think_regions)}};
   line["a_score"] = number_or_null(score.a_score);
   line["v_score"] = number_or_null(score.v_score);
+  if (score.token_f1) line["token_f1"] = *score.token_f1;
+  if (score.judge) line["judge"] = {{"model", score.judge->model}, {"reference", score.judge->reference}};
   if (score.confidence) line["confidence"] = *score.confidence;
   return line;
 }
@@ -75,6 +77,16 @@ Json provenance_to_json(const Provenance& provenance) {
           {"data_sha256", text_or_null(provenance.data_sha256)},
           {"seed", provenance.seed},
           {"version", version()}};
+}
+
+std::string provenance_text(const Provenance& provenance) {
+  const auto said = [](const std::string& text, const char* otherwise) { return text.empty() ? otherwise : text; };
+  const auto hash = [&](const std::string& sha256) { return said(sha256.substr(0, 16), "not known"); };
+  return fmt::format(
+      "subset: {}\nprompt: {}\njudge: {}\nSHA-256 of the model or predictions {}, of the data {}; seed {}; thinkvg "
+      "{}\n",
+      said(provenance.subset, "not said"), said(provenance.prompt, "not said"), said(provenance.judge, "none"),
+      hash(provenance.model_sha256), hash(provenance.data_sha256), provenance.seed, version());
 }
 
 std::string sha256_path(const fs::path& path) {
@@ -90,9 +102,14 @@ std::string sha256_path(const fs::path& path) {
   return sha256_text(list);
 }
 
-std::string subset_text(std::int64_t used, std::int64_t all, const data::DataOptions& options) {
-  std::string text = used == all ? fmt::format("all {} questions", format_count(all))
-                                 : fmt::format("the first {} of {} questions", format_count(used), format_count(all));
+std::string subset_text(const SubsetCounts& counts, const data::DataOptions& options) {
+  std::string text = counts.used == counts.all ? fmt::format("all {} questions", format_count(counts.all))
+                                               : fmt::format("the first {} of {} questions", format_count(counts.used),
+                                                             format_count(counts.all));
+  if (counts.without_picture > 0)
+    text += fmt::format("; {} left out without their picture", format_count(counts.without_picture));
+  if (counts.bad_rows > 0) text += fmt::format("; {} rows could not be read", format_count(counts.bad_rows));
+  if (!options.mix.empty()) text += fmt::format("; mixed with {}", fmt::join(options.mix, ", "));
   const data::DataOptions whole;
   if (!options.filter.empty()) text += "; filter: " + options.filter;
   if (options.patients != whole.patients) {

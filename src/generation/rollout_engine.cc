@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
 #include <optional>
 
 #include "generation/cache_size.h"
@@ -62,6 +63,7 @@ std::vector<std::vector<Completion>> RolloutEngine::generate_each(const std::vec
 
   std::vector<std::vector<Completion>> results(requests.size());
   std::vector<GenerationStats> stats(static_cast<std::size_t>(workers));
+  std::mutex finishing;
   const auto complete = [&](std::int64_t worker) {
     const std::int64_t begin = num_requests * worker / workers, end = num_requests * (worker + 1) / workers;
     const std::int64_t max_rows = options_.max_rows / workers;
@@ -92,6 +94,9 @@ std::vector<std::vector<Completion>> RolloutEngine::generate_each(const std::vec
         };
       events.on_finish = [&, index](std::int64_t completion, const Completion& result) {
         results[index][static_cast<std::size_t>(completion)] = result;
+        if (!on_finish_) return;
+        const std::lock_guard lock(finishing);
+        on_finish_(static_cast<std::int64_t>(index), completion, result);
       };
       events.on_error = [&](const std::exception_ptr& error) {
         if (!failure) failure = error;

@@ -1,5 +1,6 @@
 #include "thinkvg/eval/detection.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace thinkvg::eval {
@@ -7,6 +8,8 @@ namespace {
 
 using grounding::BoxFrame;
 using grounding::ScoredBox;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 ScoredBox scored(const Json& row) {
   const double score = row.size() > 5 ? row[5].get<double>() : 1.0;
@@ -45,6 +48,20 @@ TEST(Detection, NoReferenceIsNoScore) {
   EXPECT_EQ(average_precision({{{box}, {}}}).ap, -1);
   EXPECT_EQ(average_precision({{{}, {box}}}).ap, 0);
   EXPECT_NEAR(detection_to_json(average_precision({{{box}, {box}}}))["at"]["0.95"].get<double>(), 1, 1e-12);
+}
+
+TEST(Detection, FurtherThresholdsAreToldAndNotAveraged) {
+  const BoxFrame frame = BoxFrame::original();
+  // IoU 0.45: found at 0.40, at no threshold of the mean.
+  const ScoredBox reference{{0, 0, 100, 100, frame}, "nodule", 1}, predicted{{0, 0, 100, 45, frame}, "nodule", 1};
+  const AveragePrecision result = average_precision({{{predicted}, {reference}}});
+  EXPECT_EQ(result.ap, 0);
+  EXPECT_EQ(result.by_label.at("nodule"), 0);
+  EXPECT_EQ(result.at.at("0.50"), 0);
+  EXPECT_NEAR(result.at.at("0.40"), 1, 1e-9);
+  EXPECT_THAT(detection_to_table(result), AllOf(HasSubstr("at IoU 0.40 1.000, at IoU 0.50 0.000"), HasSubstr("nodule"),
+                                                HasSubstr("1 reference boxes")));
+  EXPECT_THAT(detection_to_table(average_precision({})), HasSubstr("no reference boxes"));
 }
 
 TEST(Detection, WrongCallsAreErrors) {

@@ -85,10 +85,18 @@ TEST(ScoreQuestion, UnparsedIsWrongOnEverything) {
     EXPECT_EQ(got.v_score, 0) << text;
     EXPECT_FALSE(got.problem.empty());
   }
-  const auto missing = score_missing(mixed_samples(1)[1]);
+  const auto missing = score_missing(mixed_samples(1)[1], {});
   EXPECT_EQ(missing.a_score, 0);
   EXPECT_EQ(missing.v_score, 0);
   EXPECT_FALSE(missing.parsed);
+}
+
+TEST(ScoreQuestion, AMissingAnswerHasTheReferencesLengthInTheChosenTokens) {
+  MetricOptions options;
+  options.bleu.tokenize = "char";
+  const Sample sample = mixed_samples(1)[0];
+  EXPECT_EQ(score_missing(sample, options).bleu, score(sample, "garbage", options).bleu);
+  EXPECT_EQ(score_missing(sample, options).bleu->reference_length, 15) << "letters";
 }
 
 TEST(ScoreQuestion, LenientReadingTakesWhatIsThere) {
@@ -208,6 +216,36 @@ TEST(Summarize, IntervalIsByImage) {
   const double narrow = independent.metric("a_score").overall->high - independent.metric("a_score").overall->low;
   EXPECT_NEAR(wide, 2 * 1.96 * 0.5 / std::sqrt(60.0), 0.03);
   EXPECT_NEAR(narrow, 2 * 1.96 * 0.5 / std::sqrt(600.0), 0.01);
+}
+
+TEST(Summarize, OnePictureGivesNoIntervalAndNoTest) {
+  std::vector<QuestionScore> before, after;
+  for (int q = 0; q < 6; ++q) {
+    before.push_back(plain(std::to_string(q), "a", q % 2, 0.2));
+    after.push_back(plain(std::to_string(q), "a", 1, 0.9));
+  }
+  const Scores one = summarize(after, {});
+  EXPECT_EQ(one.metric("v_score").overall->mean, 0.9);
+  EXPECT_FALSE(one.metric("v_score").overall->has_interval());
+  EXPECT_FALSE(one.mean_of_a_and_v->has_interval());
+  const Json json = scores_to_json(one);
+  EXPECT_TRUE(json["v_score"]["interval"]["overall"].is_null());
+  EXPECT_TRUE(json["v_score"]["interval"]["by_type"]["closed"].is_null());
+  EXPECT_FALSE(json["v_score"].contains("detectable"));
+  EXPECT_THAT(scores_to_table(one), ::testing::Not(HasSubstr("nan")));
+  const ScoreDifference difference = compare(before, after, {});
+  EXPECT_NEAR(difference.metric("v_score").overall->mean, 0.7, 1e-12);
+  EXPECT_FALSE(difference.metric("v_score").overall->p_value) << "one picture proves nothing";
+  EXPECT_FALSE(difference.mean_of_a_and_v->p_value);
+
+  // The same for a group that lies in one picture of many.
+  std::vector<QuestionScore> many = after;
+  for (int i = 0; i < 20; ++i) many.push_back(plain("b" + std::to_string(i), "b" + std::to_string(i), i % 2, 0.5));
+  many[0].content_type = "rare";
+  const Scores all = summarize(many, {});
+  EXPECT_TRUE(all.metric("a_score").overall->has_interval());
+  EXPECT_EQ(all.metric("a_score").by_content.at("rare").mean, 1);
+  EXPECT_FALSE(all.metric("a_score").by_content.at("rare").has_interval());
 }
 
 TEST(Summarize, CoversTheTruthNinetyFivePercentOfTheTime) {

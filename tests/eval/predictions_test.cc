@@ -11,6 +11,7 @@
 namespace thinkvg::eval {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
@@ -80,9 +81,48 @@ TEST_F(PredictionsTest, WhatIsNoPredictionIsAnError) {
   failure("[{\"id\": 1, \"response\": \"x\"}, 5]", "entry 2: expected an object");
   failure("[{\"id\": 1,", "cut off");
   failure("{\"q_id\": 1, \"type\": \"disease\", \"text\": \"x\"}", "question_type");
+  failure("{\"id\": 1, \"response\": \"x\", \"frame\": \"pixels\"}", "line 1: unknown box frame 'pixels'");
+  failure("{\"id\": 1, \"response\": 5}", "must be text");
   PredictionOptions options;
   options.format = "xml";
   EXPECT_THROW(read("{\"id\": 1, \"response\": \"x\"}", options), std::invalid_argument);
+}
+
+TEST_F(PredictionsTest, ARequestThatFailedIsAnEmptyAnswer) {
+  const PredictionFile file = read("{\"id\": 1, \"response\": null}\n{\"id\": 2, \"response\": \"x\"}");
+  ASSERT_EQ(file.predictions.size(), 2u);
+  EXPECT_EQ(file.text_key, "response");
+  EXPECT_EQ(file.predictions[0].text, "");
+  EXPECT_EQ(file.predictions[1].text, "x");
+  EXPECT_EQ(read(R"({"id": 1, "response": null, "text": "y"})").text_key, "text") << "a key with a value goes first";
+}
+
+TEST_F(PredictionsTest, AFolderHoldsAFileForEachTypeOfQuestion) {
+  const auto folder = std::filesystem::temp_directory_path() / fmt::format("thinkvg-predictions-folder-{}", getpid());
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  EXPECT_THAT([&] { read_predictions(folder); }, ThrowsMessage<std::runtime_error>(HasSubstr("holds no .jsonl")));
+  write_file_atomically(folder / "open_ended_question.jsonl", R"({"question_id": 0, "text": "a nodule"})");
+  write_file_atomically(folder / "multi_choice_question.json", R"([{"question_id": 0, "text": "A, B"}])");
+  const PredictionFile file = read_predictions(folder);
+  ASSERT_EQ(file.predictions.size(), 2u);
+  EXPECT_EQ(file.predictions[0].id, "multi_choice/0");
+  EXPECT_EQ(file.predictions[1].id, "open/0");
+  // One of the files alone, by GEMeX's own key.
+  write_file_atomically(folder / "single_choice_question.jsonl", R"({"q_id": 3, "type": "disease", "text": "A"})");
+  EXPECT_EQ(read_predictions(folder / "single_choice_question.jsonl").predictions.at(0).id, "single_choice/3");
+  write_file_atomically(folder / "notes.json", "[]");
+  EXPECT_THAT([&] { read_predictions(folder); }, ThrowsMessage<std::runtime_error>(AllOf(
+                                                     HasSubstr("notes.json"), HasSubstr("open_ended_question.jsonl"))));
+  std::filesystem::remove_all(folder);
+}
+
+TEST_F(PredictionsTest, AByteOrderMarkIsPassedOver) {
+  for (const char* content : {"{\"id\": 1, \"response\": \"x\"}", "[{\"id\": 1, \"response\": \"x\"}]"}) {
+    const PredictionFile file = read(std::string("\xEF\xBB\xBF") + content);
+    ASSERT_EQ(file.predictions.size(), 1u) << content;
+    EXPECT_EQ(file.predictions[0].text, "x");
+  }
 }
 
 TEST(ToTaggedResponse, GemexText) {

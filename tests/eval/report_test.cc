@@ -85,6 +85,12 @@ TEST(ReportChart, SpikesAreNamedWhenTheyLeaveTheAxis) {
   EXPECT_THAT(chart::line(points, "grad_norm"), HasSubstr("1 spikes beyond the axis"));
 }
 
+TEST(ReportChart, ARatioAboveOneStaysInside) {
+  const std::string svg = chart::bars({{"all", {{"judge", 0, 1.24, {}, {}}}}}, "test");
+  const std::size_t at = svg.find("y=\"", svg.find("<rect")) + 3;
+  EXPECT_GE(std::stod(svg.substr(at)), 8) << "the chart's upper edge";
+}
+
 TEST(ReportChart, BarsHaveTheHeightOfTheirValue) {
   const std::string svg = chart::bars({{"all", {{"SFT", 0, 0.25, 0.2, 0.3}, {"GRPO", 1, 0.5, {}, {}}}}}, "test");
   const auto height_of = [&](const std::string& series) {
@@ -347,6 +353,113 @@ TEST_F(ReportTest, ShowsTestsBaselinesHistogramsAndConfusions) {
   EXPECT_THAT(page, Not(HasSubstr("Published GEMeX")));
 }
 
+TEST_F(ReportTest, OpenAnswersAndGradesAreComparedInPairs) {
+  // Open questions: F1 0.25 before, 0.75 after. Grades: 4 of 8 before, 6 of 8 after.
+  const auto write = [&](const std::string& name, double f1, int grade, const std::string& judge) {
+    write_stage(name, 0.4, {});
+    std::string lines;
+    for (int i = 0; i < 40; ++i) {
+      Json line = prediction(i, true);
+      if (i % 4 == 0) line["token_f1"] = f1;
+      line["judge"] = {{"model", grade}, {"reference", 8}};
+      lines += line.dump() + "\n";
+    }
+    write_file_atomically(root_ / name / "predictions.jsonl", lines);
+    Json document = metrics(0.4, 0.4);
+    document["ar_score"] = score(grade / 8.0);
+    document["provenance"] = {{"judge", judge}, {"prompt", nullptr}, {"seed", 3}};
+    write_file_atomically(root_ / name / "metrics.json", document.dump());
+  };
+  write("a", 0.25, 4, "j-70b");
+  write("b", 0.75, 6, "j-70b");
+  write("c", 0.75, 6, "another");
+  ReportData data = read_report(options({"a", "b"}));
+  ASSERT_EQ(data.comparisons.size(), 1u);
+  const ReportComparison& comparison = data.comparisons[0];
+  ASSERT_TRUE(comparison.token_f1 && comparison.ar_score && comparison.token_f1->p_holm);
+  EXPECT_NEAR(comparison.token_f1->mean, 0.5, 1e-12);
+  EXPECT_EQ(comparison.token_f1->n, 10);
+  EXPECT_NEAR(comparison.ar_score->mean, 0.25, 1e-12);
+  EXPECT_LT(*comparison.token_f1->p_holm, 0.05);
+  EXPECT_THAT(render_report(data),
+              AllOf(HasSubstr("<th>Token F1</th>"), HasSubstr("<th>AR-score</th>"),
+                    HasSubstr("AR-score,<br>by a judge"), HasSubstr("<figcaption><b>AR-score</b></figcaption>")));
+  EXPECT_THAT(differences_csv(data), HasSubstr("b minus a,token_f1,0.5,"));
+  EXPECT_THAT(scores_latex(data), AllOf(HasSubstr("A-score & $p$ & V-score & $p$ & Token F1 & $p$ & AR-score & $p$"),
+                                        HasSubstr("% a: judge j-70b; prompt not said; seed 3\n")));
+  EXPECT_THAT(scores_latex(data), AllOf(HasSubstr("Run & A-score & V-score & AR-score & Token F1 & Parsed"),
+                                        HasSubstr("AR-score by question type.")));
+  EXPECT_THAT(runs_csv(data), AllOf(HasSubstr("run,name,value\n"), HasSubstr("a,judge,j-70b\n"),
+                                    HasSubstr("b,rule: boxes,hungarian\n")));
+  // Grades of two judges are no pair; a run of an older version does not say its F1.
+  data = read_report(options({"a", "c"}));
+  EXPECT_TRUE(data.comparisons.at(0).token_f1);
+  EXPECT_FALSE(data.comparisons.at(0).ar_score);
+  write_stage("old", 0.4, {});
+  data = read_report(options({"old", "c"}));
+  EXPECT_TRUE(data.comparisons.at(0).v_score);
+  EXPECT_FALSE(data.comparisons.at(0).token_f1);
+  EXPECT_FALSE(data.comparisons.at(0).ar_score);
+}
+
+TEST_F(ReportTest, ShowsAveragePrecisionTypesAndHowPicturesWereShown) {
+  write_stage("a", 0.4, {});
+  Json document = metrics(0.4, 0.4);
+  document["shuffled_pictures"] = true;
+  document["rouge_l"] = score(0.25);
+  document["detection"] = {{"ap", 0.125},
+                           {"at", {{"0.40", 0.375}, {"0.50", 0.25}}},
+                           {"by_label", {{"nodule mass", 0.0625}}},
+                           {"recall", 0.5}};
+  document["provenance"] = {{"subset", "all 40 questions"}, {"judge", nullptr}};
+  write_file_atomically(root_ / "a" / "metrics.json", document.dump());
+  const std::string page = render_report(read_report(options({"a"})));
+  EXPECT_THAT(page, AllOf(HasSubstr("each picture replaced by another question&#39;s"),
+                          HasSubstr("<th scope=\"row\">at IoU 0.40</th><td>0.375</td>"),
+                          HasSubstr("<th scope=\"row\">nodule mass</th><td>0.062</td>"),
+                          HasSubstr("<dt>judge</dt><dd>none</dd>"), HasSubstr("<details class=\"rules\">")));
+  EXPECT_THAT(page, HasSubstr("<summary>All metrics, closed questions</summary>"));
+  EXPECT_THAT(page, Not(HasSubstr("<summary>All metrics, open questions</summary>"))) << "none of them applies";
+}
+
+TEST_F(ReportTest, HowPredictionsWereWrittenIsNoRule) {
+  const auto write = [&](const std::string& name, const Json& rules, std::int64_t count) {
+    write_stage(name, 0.4, {});
+    Json document = metrics(0.4, 0.4);
+    document["rules"].update(rules);
+    document["a_score"]["n"]["overall"] = count;
+    write_file_atomically(root_ / name / "metrics.json", document.dump());
+  };
+  write("a", {{"format", "tags"}, {"interval", "seed 0"}}, 40);
+  write("b", {{"format", "plain"}, {"frame", "unit"}}, 1200);
+  write("c", {{"boxes", "union"}}, 40);
+  const std::string same = render_report(read_report(options({"a", "b"})));
+  EXPECT_THAT(same, AllOf(Not(HasSubstr("not comparable")), HasSubstr("<dt>format</dt><dd>plain</dd>"),
+                          HasSubstr("<dt>frame</dt><dd>unit</dd>"), HasSubstr("<td>40\u20131,200</td>")));
+  EXPECT_THAT(render_report(read_report(options({"a", "c"}))), HasSubstr("not comparable"));
+}
+
+TEST_F(ReportTest, SaysWhyNothingIsCompared) {
+  write_stage("a", 0.4, {});
+  write_stage("b", 0.4, {});
+  write_file_atomically(root_ / "b" / "predictions.jsonl", prediction(1, true).dump());
+  const ReportData data = read_report(options({"a", "b"}));
+  EXPECT_TRUE(data.comparisons.empty());
+  EXPECT_THAT(render_report(data), HasSubstr("No paired differences: no earlier stage"));
+}
+
+TEST_F(ReportTest, ASetOfOpenQuestionsAloneIsARun) {
+  write_stage("a", 0.4, {});
+  Json document = metrics(0.4, 0.4);
+  document["a_score"] = document["v_score"] = Json{{"overall", nullptr}, {"by_type", Json::object()}};
+  document["mean_of_a_and_v"] = {{"overall", nullptr}};
+  document["token_f1"] = score(0.5);
+  write_file_atomically(root_ / "a" / "metrics.json", document.dump());
+  const ReportData data = read_report(options({"a"}));
+  EXPECT_FALSE(data.stages.at(0).a_score.overall);
+  EXPECT_THAT(render_report(data), HasSubstr("token F1"));
+}
+
 TEST_F(ReportTest, ReliabilityAndPublishedFiguresWhereThereAreAny) {
   write_stage("a", 0.4, first(20));
   std::string lines;
@@ -379,6 +492,12 @@ TEST_F(ReportTest, RunsWithoutPicturesAreDrawnOnAnEmptyCanvas) {
   EXPECT_THAT(page, AllOf(HasSubstr("<rect class=\"canvas\" width=\"400\" height=\"400\"/>"),
                           HasSubstr("<rect class=\"ref\" data-r=\"r0\" x=\"120.0\" y=\"40.0\" width=\"80.0\"")));
   EXPECT_EQ(page.find("base64"), std::string::npos);
+  EXPECT_THAT(page, HasSubstr("do not know their pictures"));
+  // A root that is named now has them: 100 x 200 pixels, padded by 100 to each side of the letterbox of 400.
+  chosen.images = (root_ / "images").string();
+  const std::string shown = render_report(read_report(chosen));
+  EXPECT_THAT(shown, AllOf(HasSubstr("data:image/jpeg;base64"), Not(HasSubstr("do not know their pictures")),
+                           HasSubstr("<rect class=\"ref\" data-r=\"r0\" x=\"10.0\" y=\"20.0\" width=\"40.0\"")));
 }
 
 TEST_F(ReportTest, TablesForPapers) {
@@ -424,6 +543,18 @@ TEST_F(ReportTest, CasesAreBalancedAndFixedByTheSeed) {
   };
   EXPECT_EQ(ids_of(0), ids);
   EXPECT_NE(ids_of(1), ids);
+}
+
+TEST_F(ReportTest, CasesThatChangedAreAmongTheFirst) {
+  // Only questions 8 .. 11 became right, one of each type.
+  write_stage("a", 0.5, first(12));
+  write_stage("b", 0.6, first(8));
+  ReportOptions chosen = options({"a", "b"});
+  chosen.num_cases = 12;
+  int changed = 0;
+  for (const ReportCase& item : read_report(chosen).cases)
+    changed += item.answers[0]->is_right() != item.answers[1]->is_right() ? 1 : 0;
+  EXPECT_EQ(changed, 4);
 }
 
 TEST_F(ReportTest, CasesComeFromQuestionsThatAllStagesAnswered) {

@@ -8,7 +8,8 @@ Both answer the same questions about the same pictures with the same weights in 
 down. With the made model every answer has the full length; with one's own it ends where the model ends it. The peer
 reads pictures with Pillow, pads a batch on the left, sorts nothing, and keeps key-value caches as generate() does;
 give it the --batch that suits it best. Ours is the whole command, loading and scoring included; the peer's loading is
-not counted.
+not counted. Prints a table for the README, and the share of answers that are the same text (weights that were never
+trained give near ties, which rounding decides).
 """
 
 import argparse
@@ -34,7 +35,8 @@ def run_thinkvg(options, place):
     whole = time.perf_counter() - start
     document = json.loads((out / "metrics.json").read_text())
     answers = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    return {"questions": len(answers), "tokens": document["new_tokens"], "seconds": whole}
+    return {"questions": len(answers), "tokens": document["new_tokens"], "seconds": whole,
+            "answers": [answer["response"] for answer in answers]}
 
 
 def run_peer(options, place):
@@ -79,7 +81,8 @@ def peer(options):
         new = output[:, inputs["input_ids"].size(1) :]
         num_tokens += int((new != processor.tokenizer.pad_token_id).sum()) if options.model else new.numel()
         answers += processor.batch_decode(new, skip_special_tokens=True)
-    print(json.dumps({"questions": len(answers), "tokens": num_tokens, "seconds": time.perf_counter() - start}))
+    print(json.dumps({"questions": len(answers), "tokens": num_tokens, "seconds": time.perf_counter() - start,
+                      "answers": answers}))
 
 
 def main():
@@ -109,15 +112,17 @@ def main():
                                          options.questions, options.prompt_tokens)
     ours = run_thinkvg(options, place)
     theirs = run_peer(options, place)
-    table = {"thinkvg": ours, "transformers": theirs,
-             "questions_per_second": {"thinkvg": ours["questions"] / ours["seconds"],
-                                      "transformers": theirs["questions"] / theirs["seconds"]}}
+    same = sum(a == b for a, b in zip(ours.pop("answers"), theirs.pop("answers"))) / max(1, ours["questions"])
+    rates = {name: side["questions"] / side["seconds"] for name, side in (("thinkvg", ours), ("transformers", theirs))}
     if options.json:
-        return print(json.dumps(table))
-    for name, rate in table["questions_per_second"].items():
-        print(f"{name:24} {rate:8.2f} questions/s")
-    print(f"{ours['questions']} questions, {ours['tokens']} and {theirs['tokens']} new tokens; "
-          f"{theirs['seconds'] / ours['seconds']:.1f} times as fast")
+        return print(json.dumps({"thinkvg": ours, "transformers": theirs, "questions_per_second": rates,
+                                 "same_answers": same}))
+    model = options.model or f"{options.shape}, {place['prompt_tokens']:.0f} prompt tokens"
+    print(f"| {ours['questions']:,} questions, {model}, {options.threads} threads | questions/s | new tokens/s |")
+    print("|---|---|---|")
+    for name, side in (("`thinkvg eval`", ours), (f"transformers, batch {options.batch}", theirs)):
+        print(f"| {name} | {side['questions'] / side['seconds']:.2f} | {side['tokens'] / side['seconds']:.0f} |")
+    print(f"\n{rates['thinkvg'] / rates['transformers']:.1f} times as fast; {100 * same:.1f} % of the answers are the same")
 
 
 if __name__ == "__main__":

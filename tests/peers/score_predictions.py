@@ -1,17 +1,21 @@
-"""Scores predictions as `thinkvg score` does, with numpy, scipy and sacrebleu: the peer that it is timed against.
+"""Seconds to score predictions without a model: `thinkvg score` against a script with numpy, scipy and sacrebleu.
 
-  python tests/peers/score_predictions.py make 100000 DIR     writes DIR/questions.parquet and DIR/predictions.jsonl
-  python tests/peers/score_predictions.py score DIR           scores them and prints the figures and the seconds
-  time thinkvg score --data DIR/questions.parquet --predictions DIR/predictions.jsonl --json --baselines false
+  python tests/peers/score_predictions.py --program build/release/tools/thinkvg --work DIR [--predictions 100000]
+                                          [--threads 2] [--rounds 3] [--json]
 
-Both read the same files and compute A-score, V-score (Hungarian), token F1, ROUGE-L, BLEU-4, the parse rate, and 2,000
-bootstrap resamples by picture; `thinkvg score` computes its other metrics, types and regions on top.
+Both read the same parquet file of questions and the same JSON lines of predictions, made here, and compute A-score,
+V-score (Hungarian), token F1, ROUGE-L, BLEU-4, the parse rate, and 2,000 bootstrap resamples by picture. `thinkvg score`
+computes its other metrics, question types and regions on top. Both are whole processes, imports included; the best of
+the rounds counts. Prints a table for the README, and ends with 1 where the two disagree by more than rounding.
 """
 
+import argparse
 import collections
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 import time
 
@@ -101,7 +105,6 @@ def score(folder):
     from sacrebleu.metrics import BLEU
     from scipy.optimize import linear_sum_assignment
 
-    started = time.perf_counter()
     table = pq.read_table(folder / "questions.parquet").to_pydict()
     responses = {}
     with open(folder / "predictions.jsonl") as lines:
@@ -137,18 +140,60 @@ def score(folder):
     random = np.random.default_rng(0)
     draws = np.array([data[random.integers(0, len(data), len(data))].sum(axis=0) for _ in range(2000)])
     total = data.sum(axis=0)
+    figures = {"bleu_4": {"value": bleu}}
     for name, part, whole in (("a_score", 0, 1), ("v_score", 2, 3), ("token_f1", 4, 7), ("rouge_l", 5, 7),
                               ("parse_rate", 8, 9)):
-        low, high = np.percentile(draws[:, part] / draws[:, whole], [2.5, 97.5])
-        print(f"{name:10} {total[part] / total[whole]:.6f} [{low:.4f}, {high:.4f}]")
-    print(f"{'bleu_4':10} {bleu:.6f}")
-    print(f"{time.perf_counter() - started:.1f} s for {len(responses)} predictions")
+        figures[name] = {"value": total[part] / total[whole],
+                         "interval": np.percentile(draws[:, part] / draws[:, whole], [2.5, 97.5]).tolist()}
+    print(json.dumps(figures))
+
+
+def run(command, threads):
+    start = time.perf_counter()
+    done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    return time.perf_counter() - start, json.loads(done.stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program")
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--predictions", type=int, default=100000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peer:
+        return score(options.work)
+    if not options.program:
+        parser.error("--program names the built thinkvg")
+    folder = options.work / str(options.predictions)
+    make(options.predictions, folder)
+    ours = [options.program, "score", "--data", folder / "questions.parquet", "--predictions",
+            folder / "predictions.jsonl", "--baselines", "false", "--json"]
+    theirs = [sys.executable, __file__, "--work", folder, "--peer"]
+    rounds = [(run(ours, options.threads), run(theirs, options.threads)) for _ in range(options.rounds)]
+    seconds = [min(pair[side][0] for pair in rounds) for side in (0, 1)]
+    mine, other = rounds[0][0][1], rounds[0][1][1]
+    table, differ = {}, []
+    for name, figure in other.items():
+        table[name] = {"thinkvg": mine[name]["overall"], "peer": figure["value"]}
+        if abs(mine[name]["overall"] - figure["value"]) > 1e-9:
+            differ.append(name)
+    result = {"predictions": options.predictions, "threads": options.threads,
+              "seconds": {"thinkvg": seconds[0], "peer": seconds[1]}, "figures": table, "differ": differ}
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(f"| {options.predictions:,} predictions, {options.threads} threads | seconds |\n|---|---|")
+        print(f"| `thinkvg score` | {seconds[0]:.2f} |\n| numpy, scipy, sacrebleu, rouge-score | {seconds[1]:.2f} |\n")
+        print(f"{seconds[1] / seconds[0]:.1f} times as fast")
+        for name, pair in table.items():
+            print(f"  {name:10} {pair['thinkvg']:.6f} {pair['peer']:.6f}{'  DIFFERS' if name in differ else ''}")
+    return 1 if differ else 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4 and sys.argv[1] == "make":
-        make(int(sys.argv[2]), pathlib.Path(sys.argv[3]))
-    elif len(sys.argv) == 3 and sys.argv[1] == "score":
-        score(pathlib.Path(sys.argv[2]))
-    else:
-        sys.exit(__doc__)
+    sys.exit(main())

@@ -119,6 +119,10 @@ TEST_F(BenchmarksEndToEnd, VqaRadSlakeAndPathVqa) {
   EXPECT_EQ(of_rad["a_score"]["overall"], 1.0);
   EXPECT_NEAR(of_rad["token_recall"]["overall"].get<double>(), 2.0 / 3, 1e-12);
 
+  // The hub's files name no phrase types: each is a split.
+  const std::string hub = std::string(THINKVG_TEST_DATA) + "/formats/hub_vqa.parquet";
+  EXPECT_EQ(score("vqa_rad", hub, {{"0", said("yes")}})["num_questions"]["overall"], 4);
+
   const auto slake_row = [](int id, const char* language, const char* modality, const char* place) {
     return Json{{"img_id", id},
                 {"img_name", "x" + std::to_string(id) + "/source.jpg"},
@@ -178,6 +182,7 @@ TEST_F(BenchmarksEndToEnd, VindrReadersAreFused) {
   EXPECT_NEAR(got["detection"]["by_label"]["cardiomegaly"].get<double>(), 1, 1e-9);
   EXPECT_EQ(got["detection"]["by_label"]["nodule mass"], 0.0);
   EXPECT_NEAR(got["detection"]["at"]["0.50"].get<double>(), 0.5, 1e-9);
+  EXPECT_NEAR(got["detection"]["at"]["0.40"].get<double>(), 0.5, 1e-9) << "the challenge's threshold";
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 #include <random>
+#include <sstream>
 
 #include "tests/support/process.h"
 #include "thinkvg/core/json.h"
@@ -165,6 +166,8 @@ TEST_F(PipelineEndToEnd, ReinforcesEvaluatesAndReports) {
   expect_done(eval);
   const Json scores = Json::parse(eval.out);
   EXPECT_EQ(scores["num_questions"]["overall"], 32);
+  EXPECT_EQ(scores["provenance"]["subset"], "all 32 questions") << "what is printed is what metrics.json holds";
+  EXPECT_EQ(scores["provenance"]["data_sha256"].get<std::string>().size(), 64u);
 
   // The same responses scored as a predictions file, in the reference's frame, give the same numbers.
   const ProcessResult score = run({"score", "--predictions", path("eval/predictions.jsonl"), "--data",
@@ -329,6 +332,33 @@ TEST_F(PipelineEndToEnd, AKilledEvaluationGoesOnWhereItStopped) {
   EXPECT_TRUE(whole["baselines"].contains("random_boxes"));
   EXPECT_EQ(whole["provenance"]["subset"], "all 32 questions");
   EXPECT_EQ(whole["provenance"]["model_sha256"].get<std::string>().size(), 64u);
+
+  // Answers are kept before their batch ends, and another use of the machine takes them, too.
+  std::vector<std::string> in_one = eval("eval-batch");
+  in_one.back() = "1000";
+  command = test::shell_quoted(THINKVG_PROGRAM);
+  in_one.insert(in_one.end(), {"--engine.max_rows", "1"});
+  for (const std::string& argument : in_one) command += " " + test::shell_quoted(argument);
+  const std::string begun = path("eval-batch/answers.partial.jsonl");
+  test::run_shell(
+      command + " & pid=$!\nfor i in $(seq 3000); do\n  lines=$(wc -l <" + test::shell_quoted(begun) +
+      " 2>/dev/null || echo 0)\n  [ \"$lines\" -gt 3 ] && break\n  sleep 0.01\ndone\nkill -KILL $pid\nwait $pid");
+  ASSERT_TRUE(std::filesystem::exists(begun));
+  const std::string kept = read_file(begun);
+  const auto num_kept = std::count(kept.begin(), kept.end(), '\n') - 1;
+  EXPECT_GT(num_kept, 2);
+  EXPECT_LT(num_kept, 32);
+  const ProcessResult taken = run(eval("eval-batch"));
+  expect_done(taken);
+  EXPECT_THAT(taken.err, HasSubstr(std::to_string(num_kept) + " of 32 answers are there already"));
+  const auto texts_of = [](const std::string& file) {
+    std::vector<std::string> texts;
+    std::istringstream lines(read_file(path(file)));
+    for (std::string line; std::getline(lines, line);)
+      texts.push_back(Json::parse(line)["response"].get<std::string>());
+    return texts;
+  };
+  EXPECT_EQ(texts_of("eval-batch/predictions.jsonl"), texts_of("eval-whole/predictions.jsonl"));
 
   // Answers of other settings are not taken.
   std::vector<std::string> other = eval("eval-other");

@@ -189,7 +189,8 @@ TEST_F(ScoreCommandEndToEnd, TableAndResultFiles) {
   const auto out = folder_ / "result";
   const ProgramResult got = run("--predictions " + predictions + data() + "--out " + out.string());
   ASSERT_EQ(got.exit_code, 0) << got.err;
-  for (const char* text : {"A-score", "V-score", "multi_choice", "1.000 [1.000, 1.000]"})
+  for (const char* text : {"A-score", "V-score", "multi_choice", "1.000 [1.000, 1.000]", "subset: all 8 questions",
+                           "prompt: not said", "judge: none", "thinkvg "})
     EXPECT_THAT(got.out, HasSubstr(text));
   const Json metrics = read_json_file(out / "metrics.json");
   EXPECT_EQ(metrics["a_score"]["overall"], 1.0);

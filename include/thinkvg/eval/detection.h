@@ -21,7 +21,8 @@ struct DetectionImage {
 
 struct DetectionOptions {
   std::vector<double> thresholds = {0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95};
-  std::int64_t max_boxes = 100;  // a picture and label: the best of the rest are not looked at
+  std::int64_t max_boxes = 100;      // a picture and label: the best of the rest are not looked at
+  std::vector<double> also = {0.4};  // told besides, no part of any mean: VinDr-CXR's challenge asked for IoU 0.4
 };
 
 struct AveragePrecision {
@@ -39,6 +40,8 @@ struct AveragePrecision {
 AveragePrecision average_precision(const std::vector<DetectionImage>& images, const DetectionOptions& options = {});
 
 Json detection_to_json(const AveragePrecision& result);
+// A table for people: the mean, some thresholds, and the labels.
+std::string detection_to_table(const AveragePrecision& result);
 
 // Several readers' samples of one picture (those with a field "reader", as VinDr-CXR gives them) become one, whose
 // regions are the readers' boxes after weighted box fusion and whose answer names what any of them found. Its id is the

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "thinkvg/data/options.h"
 #include "thinkvg/dist/process_group.h"
+#include "thinkvg/eval/detection.h"
 #include "thinkvg/eval/judge.h"
 #include "thinkvg/eval/metrics.h"
 #include "thinkvg/eval/results.h"
@@ -76,14 +78,18 @@ struct EvalOptions {
 struct Evaluation {
   Scores scores;
   std::vector<QuestionScore> questions;
+  Provenance provenance;
+  std::optional<AveragePrecision> detection;  // where options.detection asks for it
+  Json document;                              // what metrics.json holds
 };
 
 // Asks the model every question of the set and writes, where `out` is given, config.yaml, manifest.json, metrics.json
 // (scores_to_json with name, provenance and baselines) and predictions.jsonl (prediction_line of each question, with
 // the probability that the model gave its answer as its confidence).
 //
-// Answers are kept in `out`/answers.partial.jsonl as batches end, so that a killed evaluation goes on with the first
-// batch that it has not finished; with the same settings, model and data the result is the same as without the kill.
+// Each answer is kept in `out`/answers.partial.jsonl as it ends (those of other processes: as their batch ends), so
+// that a killed evaluation asks only what has no answer yet; with the same settings, model and data the result is the
+// same as without the kill. Settings that answers do not depend on may change between: metrics, judge, batches, engine.
 // `judge`: grades answers where it is given (make_answer_judge(options.judge) makes the one that the options describe;
 // nothing here does by itself); its grades are kept in `out`/judge.jsonl.
 Evaluation evaluate(const EvalOptions& options, const Judge& judge = {});

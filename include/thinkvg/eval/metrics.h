@@ -104,10 +104,11 @@ struct QuestionScore {
 QuestionScore score_question(const QuestionInput& input, const MetricOptions& options);
 
 // A question without a response: wrong and unparsed.
-QuestionScore score_missing(const data::Sample& sample);
+QuestionScore score_missing(const data::Sample& sample, const MetricOptions& options);
 
 // A mean with its 95 % interval: percentiles of a bootstrap over images (all questions of a picture are drawn together,
-// because they share it).
+// because they share it). One picture says nothing of how pictures differ: then low, high and standard_error are NaN,
+// and there is no test.
 struct Estimate {
   double mean = 0;
   double low = 0;
@@ -115,6 +116,8 @@ struct Estimate {
   std::int64_t num_questions = 0;
   double standard_error = 0;      // of the bootstrap
   std::optional<double> p_value;  // of a difference: two-sided bootstrap test against 0
+
+  bool has_interval() const { return low <= high; }
 };
 
 // One metric over all questions it applies to, and by groups of them; groups (or all) without such questions are
@@ -171,6 +174,7 @@ ScoreDifference compare(const std::vector<QuestionScore>& baseline, const std::v
 //              "interval": {"overall": [low, high], "by_type": {..}, ..}, "n": {"overall": 8, "by_type": {..}, ..},
 //              "standard_error": 0.02, "detectable": 0.056},
 //  and so for every metric of metric_list() that applies; a_score, v_score, token_f1 and parse_rate always stand there.
+//  An interval that one picture alone cannot give is null.
 //  "mean_of_a_and_v": {"overall": .., "interval": {"overall": [..]}}, "rules": {..}}. What does not apply is null.
 // "detectable": the smallest difference between two systems asked these same questions that a test at 5 % finds 4 times
 // out of 5, were their answers independent (answers that agree make it smaller; see compare()).

@@ -59,9 +59,11 @@ struct PredictionFile {
 
 // Reads JSON lines, a JSON list, or a JSON object with such a list under "results", "predictions", "answers" or
 // "outputs": the project's own predictions.jsonl, LLaVA's answers files (question_id, text), GEMeX's and VLM-R1's
-// results. q_id with q_type gives ids such as "multi_choice/3". The format is detected from the texts where it is
+// results; or a folder of such files, one a type of question, named as GEMeX names its own
+// ("multi_choice_question.jsonl"). q_id with q_type (else the type of the file's name), and any id in a folder, gives
+// ids such as "multi_choice/3". A text that is null is an empty one. The format is detected from the texts where it is
 // "auto". Throws std::runtime_error naming file and line for what is no prediction, an id that comes twice, or a file
 // without predictions.
-PredictionFile read_predictions(const std::filesystem::path& file, const PredictionOptions& options = {});
+PredictionFile read_predictions(const std::filesystem::path& path, const PredictionOptions& options = {});
 
 }  // namespace thinkvg::eval

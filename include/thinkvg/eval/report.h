@@ -10,6 +10,7 @@
 
 #include "thinkvg/core/json.h"
 #include "thinkvg/core/settings.h"
+#include "thinkvg/eval/metrics.h"
 #include "thinkvg/grounding/box.h"
 #include "thinkvg/rewards/run_warnings.h"
 
@@ -43,7 +44,9 @@ struct ReportOptions {
     v.setting("tables", tables, "Folder for the tables as CSV and LaTeX; empty: only in the page.");
     v.setting("published", published,
               "Show published GEMeX figures beside these runs: always, never, or auto (where the data are GEMeX's).");
-    v.setting("num_cases", num_cases, "Number of cases to show, balanced by question type and right or wrong.");
+    v.setting(
+        "num_cases", num_cases,
+        "Number of cases to show, balanced by question type, right or wrong, and whether the run before it was, too.");
     v.setting("picture_side", picture_side, "Longest side of the embedded pictures in pixels.");
     v.setting("jpeg_quality", jpeg_quality, "JPEG quality of the embedded pictures, 1 to 100.");
     v.setting("seed", seed, "Which cases are drawn; the same seed draws the same ones.");
@@ -98,8 +101,10 @@ struct ReportPrediction {
   std::string answer;
   std::string think;
   std::vector<grounding::Region> regions;
-  std::optional<double> a_score;     // none: this type of question is not graded by its answer
-  std::optional<double> v_score;     // none: the reference has no boxes
+  std::optional<double> a_score;   // none: this type of question is not graded by its answer
+  std::optional<double> v_score;   // none: the reference has no boxes
+  std::optional<double> token_f1;  // none: no open answer, or the file does not say it
+  std::optional<JudgeScore> judge;
   std::optional<double> confidence;  // probability that the model gave its answer
   std::optional<double> reward;      // of answers that grpo logged: the weighted sum, and its parts
   std::vector<ReportReward> rewards;
@@ -124,6 +129,7 @@ struct ReportStage {
   std::vector<std::pair<std::string, std::int64_t>> num_questions_by_type;
   ReportScore a_score;
   ReportScore v_score;
+  ReportScore ar_score;    // of a judge
   ReportScore mean_score;  // mean of A and V
   ReportScore token_f1;    // of open answers
   ReportScore parse_rate;
@@ -131,6 +137,7 @@ struct ReportStage {
   std::vector<ReportBaseline> baselines;
   std::vector<std::pair<std::string, std::string>> provenance;  // subset, prompt, judge, hashes, seed, version
   std::vector<std::pair<std::string, std::string>> rules;  // how the scores were computed, as metrics.json names it
+  Json detection;  // detection_to_json; null where the evaluation did not ask for it
   std::vector<ReportPrediction> predictions;
   bool show_cases = true;
   std::string config;  // text of config.yaml; empty where there is none
@@ -163,7 +170,18 @@ struct ReportComparison {
   std::string note;
   std::optional<ReportValue> a_score, v_score, mean;  // `mean` of each holds the difference
   std::optional<double> mcnemar_p;                    // exact test on the graded questions
+  std::optional<ReportValue> token_f1;                // of open answers
+  std::optional<ReportValue> ar_score;                // where one judge graded both
 };
+
+// A score that comparisons tell, in the order of tables.
+struct ComparedScore {
+  const char* name;   // in files
+  const char* title;  // for people
+  std::optional<ReportValue> ReportComparison::*value;
+  bool is_tested;  // takes part in Holm's adjustment; the mean of two that do takes none
+};
+const std::vector<ComparedScore>& compared_scores();
 
 // All that the page shows.
 struct ReportData {
@@ -190,9 +208,11 @@ ReportData read_report(const ReportOptions& options);
 std::string render_report(const ReportData& data);
 
 // The scores of all runs, one figure a line: run,metric,group,value,low,high,n; and the same of the paired differences:
-// comparison,metric,difference,low,high,p,p_holm.
+// comparison,metric,difference,low,high,p,p_holm; and what each run's scores depend on (rules, subset, prompt, judge,
+// hashes, seed, version): run,name,value.
 std::string scores_csv(const ReportData& data);
 std::string differences_csv(const ReportData& data);
+std::string runs_csv(const ReportData& data);
 // The summary, the scores by question type, and the paired differences as LaTeX tables (package booktabs).
 std::string scores_latex(const ReportData& data);
 

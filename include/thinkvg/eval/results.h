@@ -29,8 +29,8 @@ struct AnsweredQuestion {
 // One line of predictions.jsonl; every box in it is in the reference's frame:
 // {"id", "image", "image_file", "width", "height", "type", "content_type", "question", "choices",
 //  "reference": {"answer", "think", "regions": [{"ref", "box"}]}, "frame", "response",
-//  "parsed": {"complete", "problem", "answer", "think", "regions", "think_regions"}, "a_score", "v_score",
-//  "confidence"}
+//  "parsed": {"complete", "problem", "answer", "think", "regions", "think_regions"}, "a_score", "v_score", "token_f1",
+//  "confidence", "judge": {"model", "reference"}}
 Json prediction_line(const AnsweredQuestion& answered);
 
 // What a figure depends on besides the rules, named in every report. Empty values are written as null.
@@ -43,6 +43,8 @@ struct Provenance {
   std::int64_t seed = 0;
 };
 Json provenance_to_json(const Provenance& provenance);
+// The same with the version for people, below a table.
+std::string provenance_text(const Provenance& provenance);
 
 // SHA-256 of a file; of a folder, that of its files' names and hashes in order of the names. An empty text where there
 // is neither.
@@ -55,8 +57,14 @@ inline data::DataOptions scored_data() {
   return options;
 }
 
+struct SubsetCounts {
+  std::int64_t used = 0;             // questions that the scores are about
+  std::int64_t all = 0;              // questions that the data settings leave
+  std::int64_t without_picture = 0;  // left out before, since they have none
+  std::int64_t bad_rows = 0;         // rows of the set that could not be read
+};
 // "all 3,960 questions", "the first 100 of 3,960 questions; filter: type == \"closed\"": which questions the scores are
-// about, with every setting of `options` that left some out. `all`: questions that the options leave.
-std::string subset_text(std::int64_t used, std::int64_t all, const data::DataOptions& options);
+// about, with every setting of `options` and every fault that left some out.
+std::string subset_text(const SubsetCounts& counts, const data::DataOptions& options);
 
 }  // namespace thinkvg::eval

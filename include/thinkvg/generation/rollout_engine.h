@@ -100,6 +100,11 @@ class RolloutEngine {
   void on_token(std::function<void(std::int64_t, std::int64_t, std::int64_t)> callback) {
     on_token_ = std::move(callback);
   }
+  // Called with (request, completion, result) as each completion ends: from any thread, but one call at a time. For
+  // keeping what is done before all of it is.
+  void on_finish(std::function<void(std::int64_t, std::int64_t, const Completion&)> callback) {
+    on_finish_ = std::move(callback);
+  }
   // Of the latest generate().
   const GenerationStats& stats() const { return stats_; }
 
@@ -109,6 +114,7 @@ class RolloutEngine {
   const text::Tokenizer* tokenizer_;
   GenerationStats stats_;
   std::function<void(std::int64_t, std::int64_t, std::int64_t)> on_token_;
+  std::function<void(std::int64_t, std::int64_t, const Completion&)> on_finish_;
 };
 
 }  // namespace thinkvg::generation
