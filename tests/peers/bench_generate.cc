@@ -5,6 +5,7 @@
 // Ends are banned, so that every completion has N tokens. seconds: one number a repeat, the tower's pass included;
 // first_seconds: the same with one token a completion, so that their difference is decoding alone.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include <CLI/CLI.hpp>
