@@ -173,10 +173,9 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::T
 
 std::vector<at::Tensor> linears(const at::Tensor& input, std::span<const LinearWeights> parts) {
   std::vector<at::Tensor> outputs;
-  const bool by_rows =
-      is_inference() && std::all_of(parts.begin(), parts.end(), [&](const LinearWeights& part) {
-        return takes_rows(input, part.weight, part.bias);
-      });
+  const bool by_rows = is_inference() && std::all_of(parts.begin(), parts.end(), [&](const LinearWeights& part) {
+                         return takes_rows(input, part.weight, part.bias);
+                       });
   if (!by_rows) {
     for (const LinearWeights& part : parts) outputs.push_back(linear(input, part.weight, part.bias));
     return outputs;
@@ -201,8 +200,7 @@ std::vector<at::Tensor> linears(const at::Tensor& input, std::span<const LinearW
 }
 
 bool has_gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up) {
-  return is_inference() && takes_rows(input, gate.weight, gate.bias) &&
-         takes_rows(input, up.weight, up.bias);
+  return is_inference() && takes_rows(input, gate.weight, gate.bias) && takes_rows(input, up.weight, up.bias);
 }
 
 at::Tensor gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up) {

@@ -27,7 +27,7 @@ void write_safetensors(const NamedTensors& tensors, const std::filesystem::path&
 struct FolderContent {
   std::map<std::string, NamedTensors> tensors;  // safetensors files
   std::map<std::string, std::string> texts;
-  std::optional<at::ScalarType> dtype = {};  // what floating-point tensors are converted to while they are written
+  std::optional<at::ScalarType> dtype = {};     // what floating-point tensors are converted to while they are written
   std::int64_t max_file_bytes = 5'000'000'000;  // larger weights are written in several files; transformers' limit
 };
 // Writes it into an existing folder, each file atomically; model.safetensors by split_weights.
