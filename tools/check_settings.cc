@@ -37,7 +37,7 @@ std::optional<int> check_settings(const std::string& command, const Arguments& a
 
 std::string take_checked_command(Arguments& arguments) {
   if (!arguments.empty() && (arguments.front() == "sft" || arguments.front() == "grpo")) {
-    const std::string command = arguments.front();
+    std::string command = arguments.front();
     arguments.erase(arguments.begin());
     return command;
   }

@@ -130,7 +130,7 @@ class Generator {
   // Starts the answers; `on_text` gets the first one's text as it comes, on the engine's thread.
   std::shared_ptr<Answers> start(const generation::BuiltPrompt& built, const Asked& asked,
                                  const std::function<void(const std::string&)>& on_text = {}) {
-    const auto answers = std::make_shared<Answers>();
+    auto answers = std::make_shared<Answers>();
     answers->remaining = options_.num_completions;
     answers->completions.resize(static_cast<std::size_t>(options_.num_completions));
     generation::GenerationRequest request = built.request(options_.num_completions, asked.stream);

@@ -58,7 +58,7 @@ ReportPrediction to_prediction(const rewards::LoggedRollout& rollout, const fs::
 
 // The first, the last, and what lies evenly between.
 std::vector<std::int64_t> shown_steps(const std::set<std::int64_t>& all) {
-  const std::vector<std::int64_t> steps(all.begin(), all.end());
+  std::vector<std::int64_t> steps(all.begin(), all.end());
   if (steps.size() <= kMaxSteps) return steps;
   std::vector<std::int64_t> shown;
   for (std::size_t i = 0; i < kMaxSteps; ++i) shown.push_back(steps[i * (steps.size() - 1) / (kMaxSteps - 1)]);

@@ -177,7 +177,8 @@ void RunWatch::check_format() {
 }
 
 void RunWatch::check_zero_rewards() {
-  for (const auto& [metric, value] : last_.back().items()) {
+  for (const auto& item : last_.back().items()) {
+    const std::string& metric = item.key();
     const std::optional<std::string> reward = reward_of(metric);
     if (!reward || *reward == "length" || *reward == "repetition") continue;
     const bool zero = std::all_of(last_.begin(), last_.end(), [&](const Json& line) {

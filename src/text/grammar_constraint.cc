@@ -17,7 +17,7 @@ struct Place {
   Graph::Node node;
   std::int32_t context;
   std::uint64_t data;
-  auto operator<=>(const Place&) const = default;
+  auto operator<=>(const Place&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees a 0 here
 };
 
 std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {

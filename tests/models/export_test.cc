@@ -223,8 +223,8 @@ TEST(ExportOpenInTransformersParity, ShardsGiveTheSameLogits) {
                        {"logits", model.logits(run_pack(model, pack, attention))},
                        {"end", at::tensor(model.special_tokens().end, at::kLong)}},
                       numbers);
-    const std::string command = std::string(python) + " " THINKVG_SOURCE_DIR "/tests/parity/open_in_transformers.py " +
-                                options.out;
+    const std::string command =
+        std::string(python) + " " THINKVG_SOURCE_DIR "/tests/parity/open_in_transformers.py " + options.out;
     EXPECT_EQ(std::system(command.c_str()), 0) << command;
   }
 }
