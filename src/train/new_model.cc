@@ -1,9 +1,9 @@
 #include "thinkvg/train/new_model.h"
 
 #include <ATen/Parallel.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <numeric>
 #include <sstream>
 
 #include "thinkvg/core/error.h"
@@ -15,6 +15,7 @@
 #include "thinkvg/grounding/response.h"
 #include "thinkvg/models/bundle.h"
 #include "thinkvg/models/image_encoder.h"
+#include "thinkvg/nn/workers.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/run_folder.h"
 
@@ -238,32 +239,55 @@ void run_warmup(const WarmupOptions& options) {
       format_count(static_cast<std::int64_t>(annotations.pictures.size())), num_classes, format_count(options.steps),
       options.batch_size);
 
-  std::vector<at::Tensor> tensors;
-  for (const auto& [name, tensor] : parameters) tensors.push_back(tensor);
+  const auto indices_of = [&](std::int64_t step) {
+    return batch_indices(static_cast<std::int64_t>(annotations.pictures.size()), options.batch_size, step,
+                         static_cast<std::uint64_t>(options.seed));
+  };
+  const auto files_of = [&](std::int64_t step) {
+    std::vector<fs::path> files;
+    for (const std::int64_t index : indices_of(step))
+      files.push_back(annotations.pictures[static_cast<std::size_t>(index)].file);
+    return files;
+  };
   Progress progress("warmup", options.steps);
   for (std::int64_t step = 0; step < options.steps; ++step) {
-    std::vector<fs::path> files;
-    const std::vector<std::int64_t> indices =
-        batch_indices(static_cast<std::int64_t>(annotations.pictures.size()), options.batch_size, step,
-                      static_cast<std::uint64_t>(options.seed));
-    for (const std::int64_t index : indices)
-      files.push_back(annotations.pictures[static_cast<std::size_t>(index)].file);
-    const auto loaded = pictures.get(files);
-    models::PixelPatches patches;
-    std::vector<at::Tensor> values, targets;
+    const std::vector<std::int64_t> indices = indices_of(step);
+    const auto loaded = pictures.get(files_of(step));
+    // The next batch is decoded while this one is learned.
+    if (step + 1 < options.steps) pictures.prefetch(files_of(step + 1));
+    std::int64_t num_cells = 0;
+    std::vector<at::Tensor> targets;
     for (std::size_t i = 0; i < loaded.size(); ++i) {
-      values.push_back(loaded[i]->processed.patches.values);
-      patches.grids.push_back(loaded[i]->processed.patches.grids.front());
       targets.push_back(coverage(annotations.pictures[static_cast<std::size_t>(indices[i])], *loaded[i],
                                  bundle.processor->options().merge_size, num_classes));
+      num_cells += targets.back().numel();
     }
-    patches.values = at::cat(values, 0);
-    const at::Tensor scores = at::linear(model.encode_images(patches), weight, bias);
-    const at::Tensor loss = at::binary_cross_entropy_with_logits(scores, at::cat(targets, 0));
-    const std::vector<at::Tensor> gradients = torch::autograd::grad({loss}, tensors);
+    // A share of the pictures for each worker.
+    const auto count = std::ssize(loaded);
+    const std::int64_t num_shares = std::min(nn::num_workers(), count);
+    std::vector<double> losses(static_cast<std::size_t>(num_shares));
+    const auto loss_of = [&](std::int64_t share) {
+      const std::int64_t begin = share * count / num_shares, end = (share + 1) * count / num_shares;
+      models::PixelPatches patches;
+      std::vector<at::Tensor> values;
+      for (std::int64_t i = begin; i < end; ++i) {
+        const models::PixelPatches& picture = loaded[static_cast<std::size_t>(i)]->processed.patches;
+        values.push_back(picture.values);
+        patches.grids.push_back(picture.grids.front());
+      }
+      patches.values = at::cat(values, 0);
+      const at::Tensor scores = at::linear(model.encode_images(patches), weight, bias);
+      const at::Tensor target = at::cat(
+          at::TensorList(targets).slice(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
+      const at::Tensor loss = at::binary_cross_entropy_with_logits(scores, target, {}, {}, at::Reduction::Sum) /
+                              static_cast<double>(num_cells);
+      losses[static_cast<std::size_t>(share)] = loss.item<double>();
+      return loss;
+    };
+    const std::vector<at::Tensor> gradients = optimizer.accumulate(num_shares, loss_of);
     const double lr = learning_rate(optimizer_options, step, options.steps);
     const double grad_norm = optimizer.step(gradients, lr);
-    const double value = loss.item<double>();
+    const double value = std::accumulate(losses.begin(), losses.end(), 0.0);
     run.log({{"step", step + 1}, {"loss", value}, {"lr", lr}, {"grad_norm", grad_norm}});
     progress.update(step + 1, fmt::format("loss {:.4f}", value));
   }
