@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/data/packing.h"
@@ -120,11 +121,40 @@ at::Tensor answer_loss_sum(const models::ModelBundle& bundle, generation::Questi
       .neg();
 }
 
-std::vector<std::vector<std::int64_t>> pack_passes(const std::vector<std::int64_t>& lengths, std::int64_t limit,
+namespace {
+
+// The longest first, each into the pass that is shortest so far; empty where one gets longer than the limit.
+std::vector<std::vector<std::int64_t>> even_passes(const std::vector<std::int64_t>& lengths, std::int64_t limit,
+                                                   std::size_t count) {
+  std::vector<std::size_t> order(lengths.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return lengths[a] > lengths[b]; });
+  std::vector<std::vector<std::int64_t>> passes(count);
+  std::vector<std::int64_t> sizes(count, 0);
+  for (const std::size_t place : order) {
+    const auto shortest = static_cast<std::size_t>(std::min_element(sizes.begin(), sizes.end()) - sizes.begin());
+    if (!passes[shortest].empty() && sizes[shortest] + lengths[place] > limit) return {};
+    passes[shortest].push_back(static_cast<std::int64_t>(place));
+    sizes[shortest] += lengths[place];
+  }
+  for (std::vector<std::int64_t>& pass : passes) std::sort(pass.begin(), pass.end());
+  std::sort(passes.begin(), passes.end());
+  return passes;
+}
+
+}  // namespace
+
+std::vector<std::vector<std::int64_t>> pack_passes(const std::vector<std::int64_t>& lengths, const EvenSplit& split,
                                                    bool by_length) {
-  if (by_length) return data::pack_by_length(lengths, limit).packs;
   std::vector<std::vector<std::int64_t>> passes;
-  for (const auto& [begin, end] : split_by_size(lengths, limit)) {
+  if (by_length) {
+    passes = data::pack_by_length(lengths, split.limit).packs;
+    const auto workers = static_cast<std::size_t>(split.workers);
+    const std::size_t count = std::min(lengths.size(), (passes.size() + workers - 1) / workers * workers);
+    std::vector<std::vector<std::int64_t>> even = even_passes(lengths, split.limit, count);
+    return even.empty() ? passes : even;
+  }
+  for (const auto& [begin, end] : split_evenly(lengths, split)) {
     std::vector<std::int64_t>& pass = passes.emplace_back();
     for (std::size_t i = begin; i < end; ++i) pass.push_back(static_cast<std::int64_t>(i));
   }

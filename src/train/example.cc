@@ -2,6 +2,7 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "thinkvg/core/error.h"
@@ -36,8 +37,7 @@ std::vector<at::Tensor> accumulate_gradients(const models::NamedTensors& paramet
                                              const std::function<at::Tensor(std::int64_t)>& loss) {
   std::vector<at::Tensor> inputs;
   for (const auto& [name, parameter] : parameters) inputs.push_back(parameter);
-  const bool on_cpu = inputs.front().device().is_cpu();
-  const std::int64_t workers = on_cpu ? std::min(nn::num_workers(), count) : 1;
+  const std::int64_t workers = std::min(pass_workers(inputs.front().device()), count);
   std::vector<std::vector<at::Tensor>> sums(static_cast<std::size_t>(workers),
                                             std::vector<at::Tensor>(parameters.size()));
   nn::run_on_workers(workers, [&](std::int64_t worker) {
@@ -88,6 +88,28 @@ std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector
   }
   if (begin < sizes.size()) runs.emplace_back(begin, sizes.size());
   return runs;
+}
+
+std::int64_t pass_workers(at::Device device) { return device.is_cpu() ? nn::num_workers() : 1; }
+
+std::vector<std::pair<std::size_t, std::size_t>> split_evenly(const std::vector<std::int64_t>& sizes,
+                                                              const EvenSplit& split) {
+  if (sizes.empty()) return {};
+  const auto multiple = [&](std::size_t count) {
+    const auto workers = static_cast<std::size_t>(split.workers);
+    return std::min(sizes.size(), (count + workers - 1) / workers * workers);
+  };
+  const std::size_t most = multiple(split_by_size(sizes, split.limit).size());
+  // The smallest limit that does not need more runs.
+  std::int64_t low = 0, high = split.limit;
+  while (low < high) {
+    const std::int64_t middle = low + (high - low) / 2;
+    if (split_by_size(sizes, middle).size() <= most)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return split_by_size(sizes, low);
 }
 
 std::vector<std::int64_t> batch_indices(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t step,

@@ -211,9 +211,14 @@ class SftTrainer {
     const auto gradient_start = Clock::now();
     std::vector<std::int64_t> sizes;
     for (const TrainingSequence& sequence : batch.sequences) sizes.push_back(sequence.length());
-    // Enough passes that every worker has one.
-    const std::int64_t limit = std::min(options_.run.micro_batch_tokens, batch.num_tokens / nn::num_workers() + 1);
-    const auto passes = pack_passes(sizes, limit, by_length());
+    const at::Device device = trained_.bundle().model->output_weight().device();
+    const auto passes = pack_passes(sizes, {options_.run.micro_batch_tokens, pass_workers(device)}, by_length());
+    std::int64_t longest = 0;
+    for (const std::vector<std::int64_t>& pass : passes) {
+      std::int64_t length = 0;
+      for (const std::int64_t place : pass) length += sizes[static_cast<std::size_t>(place)];
+      longest = std::max(longest, length);
+    }
     std::vector<double> losses(passes.size());
     const std::vector<at::Tensor> gradients =
         optimizer_.accumulate(static_cast<std::int64_t>(passes.size()), [&](std::int64_t i) {
@@ -265,7 +270,7 @@ class SftTrainer {
         {"num_nonfinite_steps", num_nonfinite_},
         {"packing_fill", passes.empty() ? 1.0
                                         : static_cast<double>(batch.num_tokens) /
-                                              static_cast<double>(static_cast<std::int64_t>(passes.size()) * limit)},
+                                              static_cast<double>(static_cast<std::int64_t>(passes.size()) * longest)},
         {"num_passes", passes.size()},
         {"tokens_per_second", static_cast<double>(totals.num_tokens) / seconds},
         {"samples_per_second", static_cast<double>(totals.num_sequences) / seconds},

@@ -3,7 +3,10 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
+#include <algorithm>
+
 #include "tests/support/tiny_sft.h"
+#include "thinkvg/core/random.h"
 #include "thinkvg/data/wrappers.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/trained_model.h"
@@ -92,8 +95,45 @@ TEST(TrainingSequenceTest, LossIsThatOfEachTurnBehindTheOthers) {
 }
 
 TEST(PackPassesTest, FillsPassesByLengthOrInOrder) {
-  EXPECT_THAT(pack_passes({2, 3, 3, 4}, 6, true), ElementsAre(ElementsAre(0, 3), ElementsAre(1, 2)));
-  EXPECT_THAT(pack_passes({2, 3, 3, 4}, 6, false), ElementsAre(ElementsAre(0, 1), ElementsAre(2), ElementsAre(3)));
+  EXPECT_THAT(pack_passes({2, 3, 3, 4}, {6, 1}, true), ElementsAre(ElementsAre(0, 3), ElementsAre(1, 2)));
+  EXPECT_THAT(pack_passes({2, 3, 3, 4}, {6, 1}, false), ElementsAre(ElementsAre(0, 1), ElementsAre(2), ElementsAre(3)));
+}
+
+// Whatever is packed: every sequence once, no pass above the limit but for a single longer sequence, a multiple of the
+// workers' number where there are sequences enough, and, by length, no worker far behind the others.
+TEST(PackPassesTest, WorkersGetEvenShares) {
+  RandomStream random({7});
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::int64_t> lengths(static_cast<std::size_t>(random.below(40)));
+    for (std::int64_t& length : lengths) length = 1 + static_cast<std::int64_t>(random.below(400));
+    const auto workers = static_cast<std::int64_t>(1 + random.below(4));
+    const EvenSplit split{static_cast<std::int64_t>(300 + random.below(2000)), workers};
+    for (const bool by_length : {false, true}) {
+      const auto passes = pack_passes(lengths, split, by_length);
+      std::vector<std::int64_t> seen;
+      std::int64_t longest = 0, longest_sequence = 0, total = 0;
+      for (const auto& pass : passes) {
+        ASSERT_FALSE(pass.empty());
+        std::int64_t length = 0;
+        for (const std::int64_t place : pass) {
+          seen.push_back(place);
+          length += lengths[static_cast<std::size_t>(place)];
+        }
+        EXPECT_TRUE(length <= split.limit || pass.size() == 1);
+        longest = std::max(longest, length);
+        total += length;
+      }
+      for (const std::int64_t length : lengths) longest_sequence = std::max(longest_sequence, length);
+      std::sort(seen.begin(), seen.end());
+      for (std::size_t i = 0; i < lengths.size(); ++i) ASSERT_EQ(seen.at(i), static_cast<std::int64_t>(i));
+      ASSERT_EQ(seen.size(), lengths.size());
+      if (by_length && std::ssize(lengths) >= workers && std::ssize(passes) % workers == 0 && !passes.empty())
+        EXPECT_LE(longest, total / std::ssize(passes) + longest_sequence) << "no pass is more than a sequence behind";
+    }
+  }
+  EXPECT_THAT(pack_passes({3, 3, 3, 3, 3}, {100, 2}, true), ElementsAre(ElementsAre(0, 2, 4), ElementsAre(1, 3)));
+  EXPECT_THAT(pack_passes({9, 1, 1, 1, 8}, {100, 2}, false), ElementsAre(ElementsAre(0, 1), ElementsAre(2, 3, 4)));
+  EXPECT_THAT(pack_passes({5, 5}, {100, 4}, true), ElementsAre(ElementsAre(0), ElementsAre(1)));
 }
 
 TEST(SftTurnsTest, ConversationsAreOneSequence) {

@@ -83,6 +83,18 @@ TEST(SplitBySizeTest, FillsUpToTheLimit) {
   EXPECT_EQ(split_by_size({}, 6), Runs{});
 }
 
+TEST(SplitEvenlyTest, TheLargestRunIsAsSmallAsTheirNumberAllows) {
+  using Runs = std::vector<std::pair<std::size_t, std::size_t>>;
+  EXPECT_EQ(split_evenly({3, 3, 3, 3, 3, 3, 3, 3, 3, 3}, {12, 1}), (Runs{{0, 4}, {4, 8}, {8, 10}}));
+  EXPECT_EQ(split_evenly({3, 3, 3, 3, 3, 3, 3, 3, 3, 3}, {12, 2}), (Runs{{0, 3}, {3, 6}, {6, 9}, {9, 10}}));
+  EXPECT_EQ(split_evenly({3, 3, 3, 3}, {100, 2}), (Runs{{0, 2}, {2, 4}}));
+  EXPECT_EQ(split_evenly({9, 1, 1}, {4, 1}), (Runs{{0, 1}, {1, 3}}));
+  EXPECT_EQ(split_evenly({9, 3, 3, 3}, {4, 1}), (Runs{{0, 1}, {1, 2}, {2, 3}, {3, 4}}))
+      << "none hides behind a longer one";
+  EXPECT_EQ(split_evenly({5}, {4, 8}), (Runs{{0, 1}}));
+  EXPECT_EQ(split_evenly({}, {4, 8}), Runs{});
+}
+
 TEST(TargetTextTest, WritesBoxesInTheModelsFrameAndReadsThemBack) {
   const auto dataset = data::open_dataset(test::tiny_run().train);
   const grounding::ImageGeometry geometry({160, 192});

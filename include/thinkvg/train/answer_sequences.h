@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "thinkvg/generation/question.h"
+#include "thinkvg/train/example.h"
 
 namespace thinkvg::train {
 
@@ -41,9 +42,10 @@ struct EmbeddingNoise {
 at::Tensor answer_loss_sum(const models::ModelBundle& bundle, generation::QuestionBuilder& builder,
                            std::span<const TrainingSequence> sequences, const EmbeddingNoise& noise = {});
 
-// Which sequences share a pass of at most `limit` tokens (a longer one passes alone): places in `lengths`.
-// by_length: first-fit decreasing (data::pack_by_length), else neighbours in the given order.
-std::vector<std::vector<std::int64_t>> pack_passes(const std::vector<std::int64_t>& lengths, std::int64_t limit,
+// Which sequences share a pass of at most split.limit tokens (a longer one passes alone): places in `lengths`. As few
+// passes as a multiple of split.workers allows, of lengths as even as may be. by_length: any sequences may share one
+// (the number is that of data::pack_by_length), else neighbours in the given order.
+std::vector<std::vector<std::int64_t>> pack_passes(const std::vector<std::int64_t>& lengths, const EvenSplit& split,
                                                    bool by_length);
 
 }  // namespace thinkvg::train

@@ -33,6 +33,18 @@ std::vector<at::Tensor> accumulate_gradients(const models::NamedTensors& paramet
 std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector<std::int64_t>& sizes,
                                                                std::int64_t limit);
 
+// How a step's work is cut into passes: each of at most `limit` tokens, their number a multiple of `workers` where
+// there are items enough, so that none waits for the others.
+struct EvenSplit {
+  std::int64_t limit = 0;
+  std::int64_t workers = 1;
+};
+// What computes passes side by side on a device: nn::num_workers() on a CPU, one elsewhere.
+std::int64_t pass_workers(at::Device device);
+// Runs of neighbours, as split_by_size makes them, with the largest as small as their number allows.
+std::vector<std::pair<std::size_t, std::size_t>> split_evenly(const std::vector<std::int64_t>& sizes,
+                                                              const EvenSplit& split);
+
 // `count` indices from place `begin` of an endless order: a seeded permutation of the set a pass, without repeats
 // inside a pass.
 std::vector<std::int64_t> ordered_indices(std::int64_t dataset_size, std::int64_t begin, std::int64_t count,
