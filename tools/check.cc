@@ -52,6 +52,7 @@ struct Run {
   std::int64_t max_new_tokens = 0;   // of grpo
   generation::EngineOptions engine;  // of grpo
   bool reference = false;
+  bool overlap_rollout = false;
   train::MemoryLevers levers;
   dist::DistOptions dist;
 };
@@ -89,6 +90,7 @@ Run run_of(const rl::GrpoOptions& o) {
           .max_new_tokens = o.sampling.max_new_tokens,
           .engine = o.engine,
           .reference = o.beta != 0 && o.tuning.lora.rank == 0,
+          .overlap_rollout = o.overlap_rollout,
           .levers = rl::memory_levers(o),
           .dist = o.dist};
 }
@@ -425,6 +427,7 @@ class Check {
       rollout.prompt_tokens = quantile(numbers(lengths_, &Length::tokens), 1);
       rollout.new_tokens = run_.max_new_tokens;
       rollout.reference = run_.reference;
+      rollout.overlaps = run_.overlap_rollout;
       // What EngineOptions say; a CPU's default is a quarter of what is free.
       if (run_.engine.cache_mb > 0)
         rollout.cache_bytes = run_.engine.cache_mb << 20;
@@ -460,7 +463,8 @@ class Check {
     };
     list("always", plan.always);
     list("while gradients are computed", plan.pass);
-    list("while completions are drawn", plan.rollout);
+    list(plan.rollout_overlaps ? "at the same time, for the next completions" : "while completions are drawn",
+         plan.rollout);
     list(device ? "of the host, not the device" : "besides", plan.host);
     const bool fits = total(plan) <= available;
     say(fmt::format("    {:16} {:>10}   of {}: {}\n", "at most", train::format_bytes(total(plan)),

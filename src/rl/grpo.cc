@@ -7,13 +7,17 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <future>
 #include <iterator>
 #include <limits>
 #include <map>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "rl/update_batch.h"
 #include "thinkvg/core/error.h"
+#include "thinkvg/core/files.h"
 #include "thinkvg/core/interrupt.h"
 #include "thinkvg/core/log.h"
 #include "thinkvg/core/manifest.h"
@@ -86,7 +90,8 @@ std::vector<data::Sample> watched_samples(const data::Dataset& dataset, std::int
   return chosen;
 }
 
-// A group as other processes get it, and back. What it is rebuilt from suffices for metrics and logs, not for updates.
+// A group as other processes and checkpoints get it, and back. With the question built anew it can be updated on;
+// without, what it is rebuilt from suffices for metrics and logs.
 Json group_to_json(const Group& group) {
   const generation::Question& question = *group.question;
   Json completions = Json::array();
@@ -176,6 +181,7 @@ class GrpoTrainer {
       next_prompt_ = state.extra.value("next_prompt", std::int64_t{0});
       validation_.load_state(state.extra.value("best", Json()));
       if (options.sync_ref_model) read_reference(checkpoint_ / kReference);
+      if (std::filesystem::exists(checkpoint_ / kAhead)) read_ahead(checkpoint_ / kAhead);
       spdlog::info("resuming from {}", checkpoint_.string());
     }
     run_.open_logs(step_);
@@ -236,6 +242,7 @@ class GrpoTrainer {
 
  private:
   static constexpr const char* kReference = "trainer/reference.safetensors";
+  static constexpr const char* kAhead = "trainer/drawn_ahead.cbor";
 
   void save() {
     models::FolderContent content = trained_.content();
@@ -243,6 +250,10 @@ class GrpoTrainer {
       for (const auto& item : reference_->named_parameters())
         content.tensors[kReference].emplace_back(item.key(), item.value());
     group_.set_phase("checkpoint", step_);
+    if (ahead_) {
+      const std::vector<std::uint8_t> bytes = Json::to_cbor(of_all_processes_json(ahead_->groups));
+      content.texts[kAhead].assign(bytes.begin(), bytes.end());
+    }
     const Json extra = {
         {"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}, {"best", validation_.state()}};
     run_.save_checkpoint(content, optimizer_, {step_, extra, validation_.best_step()}, group_);
@@ -252,6 +263,24 @@ class GrpoTrainer {
     const at::NoGradGuard no_grad;
     const auto stored = models::read_safetensors(file);
     for (const auto& item : reference_->named_parameters()) item.value().copy_(stored.at(item.key()));
+  }
+
+  // Completions that were drawn for the next step, of which each process takes its share.
+  void read_ahead(const std::filesystem::path& file) {
+    const std::string bytes = read_file(file);
+    const Json stored = Json::from_cbor(bytes.begin(), bytes.end());
+    const auto count = std::ssize(stored);
+    ahead_.emplace();
+    ahead_->num_groups = count;
+    std::vector<data::Sample> samples;
+    const std::vector<std::int64_t> places = group_.share_of(count);
+    for (const std::int64_t place : places)
+      samples.push_back(dataset_->get(stored[static_cast<std::size_t>(place)].at("index").get<std::int64_t>()));
+    std::vector<generation::Question> questions = builder_.build(samples);
+    for (std::size_t i = 0; i < places.size(); ++i)
+      ahead_->groups.push_back(group_from_json(stored[static_cast<std::size_t>(places[i])],
+                                               std::make_shared<const generation::Question>(std::move(questions[i]))));
+    mark_drawn_ahead(*ahead_);
   }
 
   void sync_reference() {
@@ -268,6 +297,7 @@ class GrpoTrainer {
     std::int64_t num_dropped = 0;
     std::int64_t num_refills = 0;
     double rollout_seconds = 0, reward_seconds = 0;
+    bool ahead = false;  // before the last update
   };
 
   // Completions of the next questions, with their rewards. With dynamic sampling other questions take the place of
@@ -312,38 +342,85 @@ class GrpoTrainer {
     builder_.prefetch(samples);
   }
 
-  // This process's share of `count` questions with their completions.
-  std::vector<Group> draw_groups(std::int64_t count, Draw& timed) {
-    group_.set_phase("rollout", step_ + 1);
-    std::vector<data::Sample> samples;
-    std::vector<std::int64_t> indices;
+  // This process's share of some questions, ready to be completed.
+  struct Prepared {
+    std::vector<generation::Question> questions;
+    std::vector<std::int64_t> indices;  // rows of the data set
+    std::vector<std::int64_t> places;   // in the order of the run's questions
+    std::vector<at::Tensor> features;   // of their pictures [I, D], no gradient
+  };
+
+  // Of the next `count` questions.
+  Prepared prepare(std::int64_t count) {
+    Prepared prepared;
     const std::vector<std::int64_t> all =
         train::ordered_indices(dataset_->size(), next_prompt_, count, static_cast<std::uint64_t>(options_.seed));
-    const std::vector<std::int64_t> places = group_.share_of(count);
-    for (const std::int64_t place : places) indices.push_back(all[static_cast<std::size_t>(place)]);
-    const std::int64_t first_place = next_prompt_;
+    std::vector<data::Sample> samples;
+    for (const std::int64_t place : group_.share_of(count)) {
+      prepared.indices.push_back(all[static_cast<std::size_t>(place)]);
+      prepared.places.push_back(next_prompt_ + place);
+      samples.push_back(dataset_->get(prepared.indices.back()));
+    }
     next_prompt_ += count;
-    if (indices.empty()) return {};
-    for (const std::int64_t index : indices) samples.push_back(dataset_->get(index));
-    std::vector<generation::Question> questions = builder_.build(samples);
-    const auto rollout_start = Clock::now();
-    std::vector<std::vector<Completion>> completions =
-        roll_out(questions, indices, options_.group_size, options_.sampling);
-    timed.rollout_seconds += seconds_since(rollout_start);
+    prepared.questions = builder_.build(samples);
+    prepared.features = features_now(prepared.questions);
+    return prepared;
+  }
 
+  std::vector<at::Tensor> features_now(const std::vector<generation::Question>& questions) {
+    std::vector<const generation::Question*> pointers;
+    for (const generation::Question& question : questions) pointers.push_back(&question);
+    const at::NoGradGuard no_grad;
+    return builder_.features(pointers);
+  }
+
+  // Completions of the questions, with their rewards, for the step that counts `step` done before it. Uses nothing that
+  // an update uses, but for the weights.
+  std::vector<Group> complete(Prepared prepared, std::int64_t step, Draw& timed) {
+    if (prepared.questions.empty()) return {};
+    const auto rollout_start = Clock::now();
+    std::vector<std::vector<Completion>> completions = roll_out(prepared, step, options_.group_size, options_.sampling);
+    timed.rollout_seconds += seconds_since(rollout_start);
     const auto reward_start = Clock::now();
-    group_.set_phase("reward", step_ + 1);
-    std::vector<Group> groups = scored_groups(std::move(questions), std::move(completions));
+    std::vector<Group> groups = scored_groups(std::move(prepared.questions), std::move(completions), step);
     for (std::size_t i = 0; i < groups.size(); ++i) {
-      groups[i].place = first_place + places[i];
-      groups[i].index = indices[i];
+      groups[i].place = prepared.places[i];
+      groups[i].index = prepared.indices[i];
     }
     timed.reward_seconds += seconds_since(reward_start);
     return groups;
   }
 
+  // This process's share of `count` questions with their completions.
+  std::vector<Group> draw_groups(std::int64_t count, Draw& timed) {
+    group_.set_phase("rollout", step_ + 1);
+    return complete(prepare(count), step_, timed);
+  }
+
+  // What the step after this one will learn from, by the weights before this one's update; ready before they change.
+  std::future<Draw> draw_ahead() {
+    auto prepared = std::make_shared<Prepared>(prepare(options_.prompts_per_step));
+    prefetch_next();
+    return std::async(std::launch::async, [this, prepared, threads = at::get_num_threads()] {
+      at::set_num_threads(threads);
+      Draw draw;
+      draw.num_groups = options_.prompts_per_step;
+      draw.groups = complete(std::move(*prepared), step_ + 1, draw);
+      mark_drawn_ahead(draw);
+      return draw;
+    });
+  }
+
+  // The weights that drew them are the old policy, unless a pass before the update looks at the newest ones.
+  void mark_drawn_ahead(Draw& draw) const {
+    draw.ahead = true;
+    if (correction_.mode != RolloutCorrection::none) return;
+    for (Group& group : draw.groups)
+      for (ScoredCompletion& scored : group.completions) scored.old_log_probs = at::tensor(scored.completion->logprobs);
+  }
+
   std::vector<Group> scored_groups(std::vector<generation::Question> questions,
-                                   std::vector<std::vector<Completion>> completions) {
+                                   std::vector<std::vector<Completion>> completions, std::int64_t step) {
     std::vector<Group> groups(questions.size());
     for (std::size_t i = 0; i < questions.size(); ++i) {
       groups[i].question = std::make_shared<const generation::Question>(std::move(questions[i]));
@@ -351,7 +428,7 @@ class GrpoTrainer {
       for (const Completion& completion : groups[i].drawn)
         groups[i].completions.push_back(read_completion(*groups[i].question, completion));
     }
-    score(groups);
+    score(groups, step);
     return groups;
   }
 
@@ -375,8 +452,12 @@ class GrpoTrainer {
   Json step() {
     const auto start = Clock::now();
     const dist::CommunicationStats before = group_.total_stats();
-    Draw drawn = draw();
+    Draw drawn = ahead_ ? *std::exchange(ahead_, std::nullopt) : draw();
     std::vector<Group>& own = drawn.groups;
+    drawn_ahead_ = drawn.ahead;
+    // Declared behind what it uses: whatever is thrown waits for it.
+    std::future<Draw> next;
+    if (options_.overlap_rollout && step_ + 1 < options_.run.steps) next = draw_ahead();
 
     const auto update_start = Clock::now();
     group_.set_phase("update", step_ + 1);
@@ -384,7 +465,8 @@ class GrpoTrainer {
     const double forward_seconds = seconds_since(update_start);
     const Advantages advantages = set_advantages(own);
     const double lr = train::learning_rate(options_.optimizer, step_, options_.run.steps);
-    const UpdateMetrics update_metrics = update(own, lr);
+    const UpdateMetrics update_metrics = update(own, lr, next);
+    if (next.valid()) ahead_ = next.get();
     const double update_seconds = seconds_since(update_start);
     ++step_;
     if (options_.sync_ref_model && step_ % options_.ref_model_sync_steps == 0) sync_reference();
@@ -422,27 +504,41 @@ class GrpoTrainer {
   // The step's groups, in the order in which one process would have them.
   std::vector<Group> of_all_processes(std::vector<Group> own) const {
     if (group_.size() == 1) return own;
-    Json mine = Json::array();
-    for (const Group& group : own) mine.push_back(group_to_json(group));
-    const std::vector<std::uint8_t> bytes = Json::to_cbor(mine);
     std::vector<Group> all;
-    for (const std::string& text : group_.gather_texts(std::string(bytes.begin(), bytes.end()), "completions"))
-      for (const Json& json : Json::from_cbor(text)) all.push_back(group_from_json(json));
-    std::sort(all.begin(), all.end(), [](const Group& a, const Group& b) { return a.place < b.place; });
+    for (const Json& json : of_all_processes_json(own)) all.push_back(group_from_json(json, question_from_json(json)));
     return all;
   }
 
-  Group group_from_json(const Json& json) const {
-    Group group;
-    group.place = json.at("place").get<std::int64_t>();
-    group.index = json.at("index").get<std::int64_t>();
+  Json of_all_processes_json(const std::vector<Group>& own) const {
+    std::vector<Json> all;
+    for (const Group& group : own) all.push_back(group_to_json(group));
+    if (group_.size() > 1) {
+      const std::vector<std::uint8_t> bytes = Json::to_cbor(Json(all));
+      all.clear();
+      for (const std::string& text : group_.gather_texts(std::string(bytes.begin(), bytes.end()), "completions"))
+        for (Json& json : Json::from_cbor(text).get_ref<Json::array_t&>()) all.push_back(std::move(json));
+    }
+    std::stable_sort(all.begin(), all.end(), [](const Json& a, const Json& b) {
+      return a.at("place").get<std::int64_t>() < b.at("place").get<std::int64_t>();
+    });
+    return all;
+  }
+
+  std::shared_ptr<const generation::Question> question_from_json(const Json& json) const {
     auto question = std::make_shared<generation::Question>();
-    question->sample = dataset_->get(group.index);
+    question->sample = dataset_->get(json.at("index").get<std::int64_t>());
     question->prompt.ids = json.at("prompt").get<std::vector<std::int64_t>>();
     question->picture = json.at("picture").get<std::string>();
     question->frame = grounding::BoxFrame::parse(json.at("frame").get<std::string>());
     question->original = {json.at("width").get<std::int64_t>(), json.at("height").get<std::int64_t>()};
-    group.question = question;
+    return question;
+  }
+
+  Group group_from_json(const Json& json, std::shared_ptr<const generation::Question> question) const {
+    Group group;
+    group.place = json.at("place").get<std::int64_t>();
+    group.index = json.at("index").get<std::int64_t>();
+    group.question = std::move(question);
     for (const Json& one : json.at("completions"))
       group.drawn.push_back({one.at("ids").get<std::vector<std::int64_t>>(),
                              one.at("logprobs").get<std::vector<float>>(),
@@ -484,7 +580,8 @@ class GrpoTrainer {
                                      all.begin() + static_cast<std::ptrdiff_t>(end));
       const UpdateBatch batch = make_update_batch(some, features_of(some), device_, /*all=*/true);
       const nn::TokenStats policy = completion_stats(trained_.model(), batch, head_);
-      share_out(batch, policy.logprob, &ScoredCompletion::old_log_probs);
+      if (!batch.completions.front()->old_log_probs.defined())
+        share_out(batch, policy.logprob, &ScoredCompletion::old_log_probs);
       share_out(batch, policy.entropy, &ScoredCompletion::entropies);
       if (options_.beta != 0) share_out(batch, reference_log_probs(batch), &ScoredCompletion::ref_log_probs);
     };
@@ -500,30 +597,21 @@ class GrpoTrainer {
     return builder_.features(questions);
   }
 
-  // Neighbouring groups that share a pass: enough passes that every worker has one.
+  // Neighbouring groups that share a pass.
   std::vector<std::pair<std::size_t, std::size_t>> split(const std::vector<std::int64_t>& sizes) const {
-    const std::int64_t num_tokens = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
-    return train::split_by_size(sizes, std::min(options_.run.micro_batch_tokens, num_tokens / nn::num_workers() + 1));
+    return train::split_evenly(sizes, {options_.run.micro_batch_tokens, train::pass_workers(device_)});
   }
 
-  std::vector<std::vector<Completion>> roll_out(const std::vector<generation::Question>& questions,
-                                                const std::vector<std::int64_t>& indices, std::int64_t group_size,
-                                                const generation::SamplingOptions& sampling) {
-    std::vector<const generation::Question*> pointers;
-    for (const generation::Question& question : questions) pointers.push_back(&question);
-    std::vector<at::Tensor> features;
-    {
-      const at::NoGradGuard no_grad;
-      features = builder_.features(pointers);
-    }
+  std::vector<std::vector<Completion>> roll_out(const Prepared& prepared, std::int64_t step, std::int64_t group_size,
+                                                const generation::SamplingOptions& sampling) const {
     std::vector<generation::GenerationRequest> requests;
-    for (std::size_t i = 0; i < questions.size(); ++i)
-      requests.push_back({questions[i].prompt,
-                          questions[i].grids,
-                          {features[i]},
+    for (std::size_t i = 0; i < prepared.questions.size(); ++i)
+      requests.push_back({prepared.questions[i].prompt,
+                          prepared.questions[i].grids,
+                          {prepared.features[i]},
                           group_size,
                           {hash_key("rollout"), static_cast<std::uint64_t>(options_.seed),
-                           static_cast<std::uint64_t>(step_), static_cast<std::uint64_t>(indices[i])}});
+                           static_cast<std::uint64_t>(step), static_cast<std::uint64_t>(prepared.indices[i])}});
     generation::RolloutEngine engine(trained_.model(), options_.engine);
     return engine.generate(requests, sampling);
   }
@@ -537,8 +625,10 @@ class GrpoTrainer {
     return scored;
   }
 
-  // What the rewards see of completion g of a group. `geometry`: of the question's picture; must outlive the result.
-  rewards::RewardInput reward_input(const Group& group, std::size_t g, const grounding::ImageGeometry& geometry) const {
+  // What the rewards see of completion g of a group, in the step that counts `step` done before it. `geometry`: of the
+  // question's picture; must outlive the result.
+  rewards::RewardInput reward_input(const Group& group, std::size_t g, const grounding::ImageGeometry& geometry,
+                                    std::int64_t step) const {
     const ScoredCompletion& scored = group.completions[g];
     return {.sample = group.question->sample,
             .parsed = scored.parsed,
@@ -548,18 +638,18 @@ class GrpoTrainer {
             .truncated = scored.completion->finish == FinishReason::length,
             .num_tokens = static_cast<std::int64_t>(scored.completion->ids.size()),
             .ids = scored.completion->ids,
-            .step = step_ + 1,
+            .step = step + 1,
             .completion = static_cast<std::int64_t>(g)};
   }
 
   // All completions of a step together: a judge or a program is asked for all of them at once.
-  void score(std::vector<Group>& groups) {
+  void score(std::vector<Group>& groups, std::int64_t step) {
     std::vector<grounding::ImageGeometry> geometries;
     for (const Group& group : groups) geometries.push_back(group.question->geometry());
     std::vector<rewards::RewardInput> inputs;
     for (std::size_t i = 0; i < groups.size(); ++i)
       for (std::size_t g = 0; g < groups[i].completions.size(); ++g)
-        inputs.push_back(reward_input(groups[i], g, geometries[i]));
+        inputs.push_back(reward_input(groups[i], g, geometries[i], step));
     std::vector<rewards::CompletionReward> scores = rewards_.score(inputs);
     std::size_t next = 0;
     for (Group& group : groups)
@@ -634,7 +724,8 @@ class GrpoTrainer {
     return all;
   }
 
-  UpdateMetrics update(std::vector<Group>& groups, double lr) {
+  // `next`: who uses the present weights, if anyone.
+  UpdateMetrics update(std::vector<Group>& groups, double lr, std::future<Draw>& next) {
     std::vector<std::int64_t> sizes;
     std::int64_t total_tokens = 0, total_completions = 0, total_masked_tokens = 0;
     std::vector<Group*> in_loss;
@@ -710,7 +801,8 @@ class GrpoTrainer {
         part.clip_high = loss.clipped_high;
         if (pass == 0) {
           part.entropy = policy.entropy.detach().sum().item<double>();
-          const at::Tensor gap = (input.old_log_probs - batch.rollout_log_probs).exp().sub(1).abs();
+          const at::Tensor& now = drawn_ahead_ ? policy.logprob.detach() : input.old_log_probs;
+          const at::Tensor gap = (now - batch.rollout_log_probs).exp().sub(1).abs();
           part.gap_sum = gap.sum().item<double>();
           part.gap_max = gap.max().item<double>();
           part.num_tokens = static_cast<double>(batch.targets.size(0));
@@ -730,6 +822,7 @@ class GrpoTrainer {
         metrics.log_prob_seconds += part.log_prob_seconds / static_cast<double>(nn::num_workers());
         tokens_seen += part.num_tokens;
       }
+      if (next.valid()) ahead_ = next.get();
       metrics.grad_norm = optimizer_.step(gradients, lr);
       if (!std::isfinite(metrics.grad_norm)) {
         spdlog::warn("step {}: the gradient is not finite; the update was skipped", step_ + 1);
@@ -858,7 +951,7 @@ class GrpoTrainer {
       const rewards::RewardScore& score = scored.reward.scores[k];
       scores[rewards_.name(k)] = {{"value", score.applicable ? Json(score.value) : Json()}, {"reason", score.reason}};
     }
-    Json line = rewards::rollout_to_json(reward_input(group, g, geometry));
+    Json line = rewards::rollout_to_json(reward_input(group, g, geometry, step_));
     line["step"] = step_;
     line["reward"] = scored.reward.total;
     line["rewards"] = scores;
@@ -882,12 +975,14 @@ class GrpoTrainer {
   void log_watched() {
     if (watched_.empty()) return;
     group_.set_phase("watched questions", step_);
-    std::vector<generation::Question> questions = builder_.build(watched_);
+    Prepared prepared;
+    prepared.questions = builder_.build(watched_);
+    prepared.features = features_now(prepared.questions);
+    prepared.indices.resize(prepared.questions.size());  // nothing is drawn
     generation::SamplingOptions sampling = options_.sampling;
     sampling.temperature = 0;
-    const std::vector<std::int64_t> places(questions.size(), 0);  // nothing is drawn
-    std::vector<std::vector<Completion>> completions = roll_out(questions, places, 1, sampling);
-    for (const Group& group : scored_groups(std::move(questions), std::move(completions)))
+    std::vector<std::vector<Completion>> completions = roll_out(prepared, step_, 1, sampling);
+    for (const Group& group : scored_groups(std::move(prepared.questions), std::move(completions), step_))
       run_.log_sample(completion_line(group, 0), "watched.jsonl");
   }
 
@@ -913,6 +1008,8 @@ class GrpoTrainer {
   std::int64_t filter_reward_ = -1;  // of dynamic sampling; -1: the sum
   std::int64_t step_ = 0;
   std::int64_t next_prompt_ = 0;  // place in the order of the questions
+  std::optional<Draw> ahead_;     // what the next step learns from, where that is drawn already
+  bool drawn_ahead_ = false;      // whether this step's is so
   std::int64_t num_nonfinite_ = 0;
   std::vector<data::Sample> watched_;
   rewards::RunWatch watch_;

@@ -19,6 +19,15 @@ void GrpoOptions::check() const {
   if (watched_questions < 0 || watch_every < 0)
     throw_invalid("watched_questions and watch_every must be 0 or more, but are {} and {}", watched_questions,
                   watch_every);
+  if (overlap_rollout && (dynamic_sampling || updates_per_rollout > 1))
+    throw_invalid(
+        "overlap_rollout goes neither with dynamic_sampling, whose rounds depend on each other, nor with "
+        "updates_per_rollout above 1, which change the weights that it draws from");
+  if (overlap_rollout && (sampling.top_k != 0 || sampling.top_p != 1 || sampling.min_p != 0 ||
+                          sampling.repetition_penalty != 1 || sampling.min_new_tokens != 0))
+    throw_invalid(
+        "overlap_rollout takes the rollout's log-probabilities as the old policy's: leave sampling.top_k, "
+        "top_p, min_p, repetition_penalty and min_new_tokens as they are, which draw from another distribution");
   if (max_refill < 0) throw_invalid("max_refill must be 0 or more, but is {}", max_refill);
   if (sync_ref_model && ref_model_sync_steps < 1)
     throw_invalid("ref_model_sync_steps must be at least 1, but is {}", ref_model_sync_steps);

@@ -124,7 +124,9 @@ std::int64_t kept_numbers(const StackNumbers& stack, const MemorySettings& setti
   return kept;
 }
 
-std::int64_t MemoryPlan::device_bytes() const { return sum_of(always) + std::max(sum_of(pass), sum_of(rollout)); }
+std::int64_t MemoryPlan::device_bytes() const {
+  return sum_of(always) + (rollout_overlaps ? sum_of(pass) + sum_of(rollout) : std::max(sum_of(pass), sum_of(rollout)));
+}
 
 std::int64_t MemoryPlan::host_bytes() const { return sum_of(host); }
 
@@ -184,6 +186,7 @@ MemoryPlan plan_memory(const MemorySettings& s) {
   add(plan.pass, "buckets", (s.optimizer_shards > 1 ? 2 : 1) * s.bucket_bytes, "gradients that are sent and received");
 
   if (s.rollout) {
+    plan.rollout_overlaps = s.rollout->overlaps;
     const std::int64_t a_token = 2 * m.language.num_layers * m.language.num_kv_heads * m.language.head_width * bytes;
     const std::int64_t needed = cache_tokens(*s.rollout, s.on_accelerator) * a_token, limit = s.rollout->cache_bytes;
     add(plan.rollout, "KV cache", limit > 0 ? std::min(needed, limit) : needed,

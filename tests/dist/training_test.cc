@@ -290,6 +290,7 @@ TEST(GrpoDist, VariantsDoNotDependOnIt) {
         {"dynamic_sampling_reward", "format"},
         {"max_refill", 1}}},
       {"sharded", Json::object()},
+      {"overlap", {{"overlap_rollout", true}}},
   };
   for (const auto& [name, change] : variants) {
     SCOPED_TRACE(name);

@@ -194,6 +194,79 @@ TEST(GrpoTest, DynamicSamplingDrawsOtherQuestions) {
   EXPECT_THROW(run_grpo(options), std::invalid_argument);
 }
 
+// What is drawn ahead comes from the weights before the last update: the second step's completions are the starting
+// model's, whatever the first step learned.
+TEST(GrpoTest, OverlappedRolloutsAreOneUpdateBehind) {
+  const test::TemporaryFolder folder;
+  GrpoOptions options = tiny_grpo((folder / "frozen").string());
+  options.run.steps = 3;
+  options.run.save_every = 0;
+  options.samples_per_step = 12;
+  options.optimizer.warmup_ratio = 0;
+  options.optimizer.lr = 1e-20;  // no weight is small enough to change by it
+  run_grpo(options);
+  options.optimizer.lr = 3e-2;
+  options.out = (folder / "plain").string();
+  run_grpo(options);
+  options.out = (folder / "ahead").string();
+  options.overlap_rollout = true;
+  run_grpo(options);
+  const auto responses = [&](const char* run, std::int64_t step) {
+    std::vector<std::string> texts;
+    for (const Json& line : lines_of(folder / run / "samples/completions.jsonl"))
+      if (line["step"] == step) texts.push_back(line["response"].get<std::string>());
+    return texts;
+  };
+  ASSERT_EQ(responses("ahead", 2).size(), 12u);
+  EXPECT_EQ(responses("ahead", 1), responses("plain", 1));
+  EXPECT_EQ(responses("ahead", 2), responses("frozen", 2));
+  EXPECT_NE(responses("plain", 2), responses("frozen", 2));
+  EXPECT_NE(responses("ahead", 3), responses("frozen", 3));
+  const auto plain = lines_of(folder / "plain/metrics.jsonl"), ahead = lines_of(folder / "ahead/metrics.jsonl");
+  EXPECT_EQ(ahead[0]["loss"], plain[0]["loss"]);
+  EXPECT_LT(plain[1]["rollout_gap/max"].get<double>(), 1e-3);
+  EXPECT_GT(ahead[1]["rollout_gap/max"].get<double>(), 1e-2) << "the update between drawing and learning";
+  EXPECT_GT(ahead[1]["clip_ratio/low"].get<double>() + ahead[1]["clip_ratio/high"].get<double>(), 0)
+      << "ratios are those to the weights that drew";
+}
+
+TEST(GrpoTest, OverlappedRolloutsResumeToTheSameBits) {
+  const test::TemporaryFolder folder;
+  for (const bool corrected : {false, true}) {
+    SCOPED_TRACE(corrected);
+    const std::filesystem::path whole = folder / (corrected ? "whole-corrected" : "whole");
+    const std::filesystem::path stopped = folder / (corrected ? "stopped-corrected" : "stopped");
+    GrpoOptions options = tiny_grpo(whole.string());
+    options.overlap_rollout = true;
+    if (corrected) options.rollout_correction = "token_truncate";
+    run_grpo(options);
+    options.out = stopped.string();
+    {
+      const InterruptGuard guard;
+      std::raise(SIGTERM);
+      run_grpo(options);
+    }
+    ASSERT_EQ(models::checkpoints_of(stopped).back().filename(), "step-1");
+    options.resume = true;
+    run_grpo(options);
+    EXPECT_EQ(weights_of(stopped, "step-4", "model.safetensors"), weights_of(whole, "step-4", "model.safetensors"));
+    EXPECT_EQ(lines_of(stopped / "samples/completions.jsonl"), lines_of(whole / "samples/completions.jsonl"));
+  }
+}
+
+TEST(GrpoTest, OverlapRefusesWhatItCannotBeExactWith) {
+  GrpoOptions options = tiny_grpo("unused");
+  options.overlap_rollout = true;
+  EXPECT_NO_THROW(options.check());
+  for (const auto change :
+       {+[](GrpoOptions& o) { o.dynamic_sampling = true; }, +[](GrpoOptions& o) { o.updates_per_rollout = 2; },
+        +[](GrpoOptions& o) { o.sampling.top_p = 0.9; }, +[](GrpoOptions& o) { o.sampling.min_new_tokens = 3; }}) {
+    GrpoOptions changed = options;
+    change(changed);
+    EXPECT_THROW(changed.check(), std::invalid_argument);
+  }
+}
+
 TEST(GrpoTest, ASignalSavesAndTheRunGoesOn) {
   const test::TemporaryFolder folder;
   GrpoOptions options = tiny_grpo((folder / "whole").string());

@@ -236,6 +236,15 @@ TEST(PlanMemoryTest, SplittingCheckpointingAndReinforcementChangeIt) {
   const MemoryPlan plan = plan_memory(settings);
   ASSERT_FALSE(plan.rollout.empty());
   constexpr std::int64_t kTokenBytes = 2 * 6 * 2 * 32 * 2;  // keys and values, layers, heads, numbers, bytes
+  settings.rollout->overlaps = true;
+  const auto bytes_of = [](const std::vector<MemoryItem>& items) {
+    std::int64_t sum = 0;
+    for (const MemoryItem& item : items) sum += item.bytes;
+    return sum;
+  };
+  EXPECT_EQ(plan_memory(settings).device_bytes() - plan.device_bytes(),
+            std::min(bytes_of(plan.pass), bytes_of(plan.rollout)))
+      << "both at the same time";
   EXPECT_EQ(plan.rollout.front().bytes, (16 * 25 + 128 * (41 + 2)) * 16 * kTokenBytes) << "whole pages, all at once";
   EXPECT_NEAR(static_cast<double>(plan.device_bytes() - whole), 14e9, 1e6) << "the reference's weights";
   settings.on_accelerator = false;

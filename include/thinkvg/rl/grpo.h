@@ -48,6 +48,7 @@ struct GrpoOptions {
   double rollout_correction_min = 0;
   double rollout_correction_max = 3;
   bool mask_truncated = false;
+  bool overlap_rollout = false;
   bool dynamic_sampling = false;
   std::string dynamic_sampling_reward;
   std::int64_t max_refill = 3;
@@ -110,6 +111,10 @@ struct GrpoOptions {
     v.setting("rollout_correction_min", rollout_correction_min, "Smallest weight; below: truncated or masked.");
     v.setting("rollout_correction_max", rollout_correction_max, "Largest weight; above: truncated or masked.");
     v.setting("mask_truncated", mask_truncated, "Leave completions that were cut by the length limit out of the loss.");
+    v.setting("overlap_rollout", overlap_rollout,
+              "Draw and reward the next step's completions while this step's update is computed: by the weights before "
+              "it, one step off policy, with the rollout's log-probabilities as the old ones. Worth it where rewards "
+              "wait (a judge, a program) or cores idle.");
     v.setting("dynamic_sampling", dynamic_sampling,
               "Drop groups without signal (all of equal reward) and draw other questions in their place (DAPO).");
     v.setting("dynamic_sampling_reward", dynamic_sampling_reward,
@@ -146,6 +151,12 @@ struct GrpoOptions {
 // from the present weights, reward them by rule, update. Metrics go to metrics.jsonl under TRL's names, completions
 // with their rewards and reasons to samples/completions.jsonl; what looks wrong is warned of once (rewards::RunWatch).
 // `scorer` and exceptions as in train::run_sft.
+//
+// With overlap_rollout completions of the next step are drawn from the present weights while their gradient is
+// computed; the update waits for them. No weights are copied. Completions are then drawn one update before they are
+// learned from; the first step's and those behind a `resume` without drawn ones are not. step_time's parts overlap, and
+// rollout_gap holds the change of that update, too. Checkpoints keep what is drawn, so that a resumed run gives the
+// same bits.
 //
 // With several processes all of them call it; the questions of a step are shared out, and completions, rewards,
 // statistics over the batch and steps are those of one process, within rounding (loss_type bnpo means micro-batches, so

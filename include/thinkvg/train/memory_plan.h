@@ -70,6 +70,7 @@ struct MemorySettings {
     std::int64_t new_tokens = 0;     // of one, at most
     std::int64_t cache_bytes = 0;    // for keys and values, at most; 0: what they need
     bool reference = false;          // a second copy of the weights
+    bool overlaps = false;           // drawn while gradients are computed
   };
   std::optional<Rollout> rollout;
 };
@@ -84,6 +85,7 @@ struct MemoryPlan {
   std::vector<MemoryItem> always;   // held through the whole run
   std::vector<MemoryItem> pass;     // while gradients are computed
   std::vector<MemoryItem> rollout;  // while completions are drawn; empty without reinforcement
+  bool rollout_overlaps = false;    // both at the same time
   std::vector<MemoryItem> host;     // beside the device's memory: pictures, checkpoints in writing, the program
 
   // The largest need at one time, of the device; with_host: of a machine whose memory is the device's, too.
