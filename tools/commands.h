@@ -31,6 +31,7 @@ int run_generate(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
 int run_serve(const Arguments& arguments);
 int run_export(const Arguments& arguments);
+int run_bench(const Arguments& arguments);
 
 // Replaces this process by another of the programs, which lies beside this one or in ../libexec/thinkvg. Returns an
 // exit code, after a message, only where that fails. `arguments`: the command's name and what follows it.

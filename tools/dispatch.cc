@@ -30,6 +30,7 @@ const std::vector<CommandInfo>& command_list() {
       {"score", "score predictions, or the rewards of logged completions (--rollouts FILE), without a model",
        Program::light},
       {"export", "write a model folder with adapters merged, in another dtype or in shards", Program::tensors},
+      {"bench", "measure how fast a model reads, writes and trains on this machine", Program::tensors},
       {"report", "write an HTML report of one or several runs", Program::pictures},
   };
   return kCommands;

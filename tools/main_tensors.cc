@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
                    {"generate", run_generate},
                    {"serve", run_serve},
                    {"eval", run_eval},
-                   {"export", run_export}},
+                   {"export", run_export},
+                   {"bench", run_bench}},
                   argc, argv);
 }
