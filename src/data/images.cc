@@ -358,7 +358,8 @@ fs::path ImageFinder::require(const Sample& sample) const {
     for (const fs::path& folder : folders_) places += fmt::format("{}{}", places.empty() ? "" : ", ", folder.string());
     throw_failure(
         "sample {}: its picture '{}' was not found below {}: neither by its path, with or without files/, as .jpg, "
-        ".jpeg, .png, .dcm or .dicom, nor by its name anywhere; give the right picture folder",
+        ".jpeg, .png, .dcm or .dicom, nor by its name anywhere (one that several pictures may have needs its folders); "
+        "give the right picture folder",
         sample.id, sample.image, places);
   }
   return file;
