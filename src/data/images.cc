@@ -28,7 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::array<const char*, 5> kExtensions = {".jpg", ".jpeg", ".png", ".dcm", ".dicom"};
-constexpr std::string_view kIndexHead = "thinkvg picture index 1";
+constexpr std::string_view kIndexHead = "thinkvg picture index 2";
 constexpr const char* kIndexFolder = ".thinkvg";
 // A folder that changed so shortly before it was read may change again without a new modification time.
 constexpr std::int64_t kUncertain = 2'000'000'000;

@@ -148,6 +148,18 @@ TEST_F(ImageFiles, TwoPicturesAreNeverOneFile) {
   EXPECT_EQ(with_pictures(same, finder, 1), same);
 }
 
+TEST_F(ImageFiles, AnIndexOfAnEarlierVersionIsMadeAgain) {
+  // That one did not list .dicom files.
+  const fs::path file = make(std::string("train/") + kStem + ".dicom");
+  grow_old();
+  ImageFinder(root().string()).find(kStem);
+  std::string text = read_file(index_file());
+  text.replace(text.find("index 2"), 7, "index 1");
+  text.erase(text.find("F" + std::string(kStem)), std::string(kStem).size() + 8);
+  write_file_atomically(index_file(), text);
+  EXPECT_EQ(ImageFinder(root().string()).find(kStem), file);
+}
+
 TEST_F(ImageFiles, NamesWithoutExtensionMayHaveDots) {
   const std::string uid = "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027";
   const fs::path flat = make(uid + ".dcm"), deep = make("train/000434271f63a053c4128a0ba6352c7f.dicom");
@@ -189,10 +201,10 @@ TEST_F(ImageFiles, ADamagedIndexIsMadeAgain) {
   ImageFinder(root().string()).find("one.jpg");
   const std::string good = read_file(index_file());
   for (const std::string& bad : {std::string(), std::string("hello\n"), good.substr(0, good.size() / 2),
-                                 good.substr(0, good.size() - 4), "thinkvg picture index 1\nDx y z\nend\n" + good}) {
+                                 good.substr(0, good.size() - 4), "thinkvg picture index 2\nDx y z\nend\n" + good}) {
     write_file_atomically(index_file(), bad);
     EXPECT_EQ(ImageFinder(root().string()).find("one.jpg"), one);
-    EXPECT_EQ(read_file(index_file()).substr(0, 23), "thinkvg picture index 1");
+    EXPECT_EQ(read_file(index_file()).substr(0, 23), "thinkvg picture index 2");
   }
 }
 
