@@ -16,6 +16,7 @@
 #include "thinkvg/data/images.h"
 #include "thinkvg/data/options.h"
 #include "thinkvg/eval/baselines.h"
+#include "thinkvg/eval/box_reading.h"
 #include "thinkvg/eval/detection.h"
 #include "thinkvg/eval/judge.h"
 #include "thinkvg/eval/metrics.h"
@@ -180,14 +181,14 @@ void make_folder(const std::filesystem::path& folder) {
 }
 
 // Grades of a file, or of the judge that is asked now; a question without a prediction is not put to it.
-eval::JudgeFile judge_answers(const ScoreOptions& options, const std::vector<Work>& work, eval::TextFormat format,
-                              const eval::Judge& judge) {
+eval::JudgeFile judge_answers(const ScoreOptions& options, const std::vector<Work>& work,
+                              const eval::PredictionFile& file, const eval::Judge& judge) {
   if (!options.judge_scores.empty()) return eval::read_judge_scores(options.judge_scores);
   if (!judge) return {};
   std::vector<eval::JudgeRequest> requests;
   for (const Work& item : work) {
     if (!item.prediction) continue;
-    const std::string response = eval::to_tagged_response(item.prediction->text, format);
+    const std::string response = file.tagged(*item.prediction);
     const auto parsed = grounding::parse_response(response, item.frame, false);
     requests.push_back({*item.sample, parsed.has_answer ? parsed.answer : response, parsed.think});
   }
@@ -201,12 +202,12 @@ eval::JudgeFile judge_answers(const ScoreOptions& options, const std::vector<Wor
 
 // One line a question for predictions.jsonl.
 std::string result_lines(const std::vector<Work>& work, const std::vector<eval::QuestionScore>& questions,
-                         eval::TextFormat format) {
+                         const eval::PredictionFile& file) {
   std::vector<std::string> lines(work.size());
   parallel_for(work.size(), [&](std::size_t i) {
     const Work& item = work[i];
     std::string response;
-    if (item.prediction) response = eval::to_tagged_response(item.prediction->text, format);
+    if (item.prediction) response = file.tagged(*item.prediction);
     const grounding::ImageGeometry geometry = geometry_of(item);
     lines[i] = eval::prediction_line(
                    {*item.sample, questions[i], response, item.frame, geometry, item.picture->file, item.picture->size})
@@ -216,6 +217,32 @@ std::string result_lines(const std::vector<Work>& work, const std::vector<eval::
   std::string text;
   for (const std::string& line : lines) text += line;
   return text;
+}
+
+// A reading of the boxes that fits far better, as a warning and for the document; null where there is none.
+Json check_boxes(const std::vector<Work>& work, const std::vector<eval::QuestionScore>& questions,
+                 const eval::PredictionFile& file) {
+  if (file.order != grounding::BoxOrder::xyxy) return nullptr;
+  std::vector<eval::SizedQuestion> sized;
+  std::optional<grounding::BoxFrame> frame_read;
+  for (std::size_t i = 0; i < work.size(); ++i) {
+    if (!work[i].prediction) continue;
+    // Predictions that name several frames know their own.
+    if (frame_read && !(work[i].frame == *frame_read)) return nullptr;
+    frame_read = work[i].frame;
+    sized.push_back({*work[i].sample, questions[i], work[i].picture->size});
+  }
+  if (!frame_read) return nullptr;
+  const auto likelier = eval::likelier_reading(sized, *frame_read);
+  if (!likelier) return nullptr;
+  const std::string frame = likelier->reading.frame.name(), order = grounding::box_order_name(likelier->reading.order);
+  const bool is_frame = likelier->reading.order == grounding::BoxOrder::xyxy;
+  spdlog::warn(
+      "the predicted boxes fit the references far better with --{} {}: a V-score of {:.2f}, where they have {:.2f} now "
+      "(of {} questions). Is the {} right?",
+      is_frame ? "frame" : "box_order", is_frame ? frame : order, likelier->v_score, likelier->v_score_as_read,
+      likelier->num_questions, is_frame ? "frame" : "order of their numbers");
+  return {{"frame", frame}, {"box_order", order}, {"v_score", likelier->v_score}};
 }
 
 void write_results(const ScoreOptions& options, const Json& document, const std::string& lines) {
@@ -246,6 +273,7 @@ int run_score(const Arguments& arguments) {
   std::optional<grounding::BoxFrame> frame;
   if (!options.frame.empty()) frame = grounding::BoxFrame::parse(options.frame);
   if (options.reading.format != "auto") eval::parse_text_format(options.reading.format);
+  grounding::parse_box_order(options.reading.box_order);
 
   const eval::PredictionFile file = eval::read_predictions(options.predictions, options.reading);
   const auto dataset = data::open_data(options.data);
@@ -277,7 +305,7 @@ int run_score(const Arguments& arguments) {
   parallel_for(work.size(), [&](std::size_t i) {
     const Work& item = work[i];
     if (item.prediction) {
-      const std::string response = eval::to_tagged_response(item.prediction->text, file.format);
+      const std::string response = file.tagged(*item.prediction);
       questions[i] = eval::score_question({*item.sample, response, item.frame, geometry_of(item)}, options.metrics);
       questions[i].confidence = item.prediction->confidence;
     } else {
@@ -292,7 +320,7 @@ int run_score(const Arguments& arguments) {
   provenance.seed = options.metrics.seed;
   provenance.model_sha256 = eval::sha256_path(options.predictions);
   provenance.data_sha256 = eval::sha256_path(options.data.path);
-  const eval::JudgeFile judged = judge_answers(options, work, file.format, judge);
+  const eval::JudgeFile judged = judge_answers(options, work, file, judge);
   const std::int64_t num_judged = eval::apply_judge_scores(questions, judged.scores);
   const bool is_judged = judge || !options.judge_scores.empty();
   if (is_judged) provenance.judge = judged.judge.empty() ? "unnamed" : judged.judge;
@@ -305,6 +333,8 @@ int run_score(const Arguments& arguments) {
   if (is_judged) json["num_judged"] = num_judged;
   json["rules"]["frame"] = frame ? frame->name() : "as the predictions say, else the reference's own";
   json["rules"]["format"] = eval::text_format_name(file.format);
+  json["rules"]["box_order"] = grounding::box_order_name(file.order);
+  if (Json likelier = check_boxes(work, questions, file); !likelier.is_null()) json["boxes_fit_better_as"] = likelier;
   json["predictions"] = options.predictions;
   json["data"] = options.data.path;
   json["provenance"] = eval::provenance_to_json(provenance);
@@ -312,7 +342,7 @@ int run_score(const Arguments& arguments) {
   if (options.detection) detection = eval::average_precision(eval::detection_images(samples, questions));
   if (detection) json["detection"] = eval::detection_to_json(*detection);
   if (options.baselines) json["baselines"] = eval::baselines_to_json(samples, options.metrics);
-  if (!options.out.empty()) write_results(options, json, result_lines(work, questions, file.format));
+  if (!options.out.empty()) write_results(options, json, result_lines(work, questions, file));
   if (options.json) {
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
   } else {

@@ -13,6 +13,7 @@ train::Scorer make_scorer() {
     options.out = task.out.string();
     options.name = task.name;
     options.baselines = false;
+    options.engine.max_rows = 64;  // the trainer's own memory stays taken meanwhile
     options.sampling.max_new_tokens = task.max_new_tokens;
     const eval::Evaluation evaluation = eval::evaluate(task.bundle, *task.questions, options);
     std::map<std::string, double> values;

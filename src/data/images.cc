@@ -27,8 +27,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<const char*, 4> kExtensions = {".jpg", ".jpeg", ".png", ".dcm"};
-constexpr std::string_view kIndexHead = "thinkvg picture index 1";
+constexpr std::array<const char*, 5> kExtensions = {".jpg", ".jpeg", ".png", ".dcm", ".dicom"};
+constexpr std::string_view kIndexHead = "thinkvg picture index 2";
 constexpr const char* kIndexFolder = ".thinkvg";
 // A folder that changed so shortly before it was read may change again without a new modification time.
 constexpr std::int64_t kUncertain = 2'000'000'000;
@@ -43,6 +43,38 @@ bool is_picture(const fs::path& file) {
 bool is_file(const fs::path& file) {
   std::error_code ignored;
   return fs::is_regular_file(file, ignored);
+}
+
+// An extension begins with a letter; what stands behind the dots of a DICOM UID are numbers.
+fs::path without_extension(const fs::path& path) {
+  const std::string extension = path.extension().string();
+  const bool is_one = extension.size() > 1 && std::isalpha(static_cast<unsigned char>(extension[1])) != 0;
+  return is_one ? fs::path(path).replace_extension() : path;
+}
+
+std::vector<std::string> parts_of(const fs::path& path) { return {path.begin(), path.end()}; }
+
+// A name made to be the only one of its kind, such as MIMIC-CXR's and VinDr-CXR's: it tells the picture wherever the
+// file lies. "source", "view1_frontal" and "IM-0001-0001" do so only together with their folders.
+bool is_identifier(std::string_view name) {
+  const auto count = [&](auto is_kind) {
+    return std::count_if(name.begin(), name.end(), [&](unsigned char c) { return is_kind(c) != 0; });
+  };
+  return count([](int c) { return std::isalnum(c); }) >= 16 && count([](int c) { return std::isdigit(c); }) >= 4;
+}
+
+// How many folders, from the file upwards, two paths with the same file name have in common.
+std::size_t common_folders(const std::vector<std::string>& a, const std::vector<std::string>& b) {
+  std::size_t count = 0;
+  while (count + 1 < a.size() && count + 1 < b.size() && a[a.size() - 2 - count] == b[b.size() - 2 - count]) ++count;
+  return count;
+}
+
+// Whether a path is the end of the other. Of the file's own path that takes two folders at least: a study's "s1/1.jpg"
+// is the end of many.
+bool names_the_same(const std::vector<std::string>& wanted, const std::vector<std::string>& file) {
+  const std::size_t common = common_folders(wanted, file);
+  return common + 1 == wanted.size() || (common + 1 == file.size() && common >= 2);
 }
 
 std::int64_t now_ns() {
@@ -198,21 +230,39 @@ class ImageFinder::StemIndex {
  public:
   explicit StemIndex(fs::path root) : root_(std::move(root)) {}
 
-  fs::path find(const std::string& stem) {
+  // `wanted`: without extension.
+  fs::path find(const fs::path& wanted) {
     const std::lock_guard lock(mutex_);
     if (!is_fresh_ && !is_loaded_) load();
-    fs::path file = look_up(stem);
+    fs::path file = look_up(wanted);
     if (!is_fresh_ && (file.empty() || !is_file(file))) {
       refresh();
-      file = look_up(stem);
+      file = look_up(wanted);
     }
     return file;
   }
 
  private:
-  fs::path look_up(const std::string& stem) const {
-    const auto found = files_.find(stem);
-    return found == files_.end() ? fs::path() : root_ / found->second;
+  // Of the files of that name the one with most of the wanted folders, the first of equals.
+  fs::path look_up(const fs::path& wanted) const {
+    const std::string name = wanted.filename().string();
+    const auto found = files_.find(name);
+    if (found == files_.end()) return {};
+    const std::vector<std::string>& files = found->second;
+    if (is_identifier(name) && files.size() == 1) return root_ / files.front();
+    const std::vector<std::string> wanted_parts = parts_of(wanted);
+    const std::string* best = nullptr;
+    std::size_t most = 0;
+    for (const std::string& file : files) {
+      const std::vector<std::string> parts = parts_of(file);
+      if (!is_identifier(name) && !names_the_same(wanted_parts, parts)) continue;
+      const std::size_t common = common_folders(wanted_parts, parts);
+      if (best != nullptr && common <= most) continue;
+      best = &file;
+      most = common;
+    }
+    const bool is_guess = wanted_parts.size() == 1 && files.size() > 1 && !is_identifier(name);
+    return best == nullptr || is_guess ? fs::path() : root_ / *best;
   }
 
   void load() {
@@ -262,11 +312,11 @@ class ImageFinder::StemIndex {
     for (const auto& [relative, listing] : listings_) {
       for (const std::string& name : listing.files) {
         std::string path = relative.empty() ? name : relative + "/" + name;
-        std::string& file = files_[fs::path(name).stem().string()];
-        // The same choice on every machine, whatever the order of the folder.
-        if (file.empty() || path < file) file = std::move(path);
+        files_[fs::path(name).stem().string()].push_back(std::move(path));
       }
     }
+    // The same choice on every machine, whatever the order of the folder.
+    for (auto& [name, files] : files_) std::sort(files.begin(), files.end());
   }
 
   const fs::path root_;
@@ -274,7 +324,7 @@ class ImageFinder::StemIndex {
   bool is_loaded_ = false;
   bool is_fresh_ = false;  // compared with the folders by this process
   Listings listings_;
-  std::unordered_map<std::string, std::string> files_;  // relative path by stem
+  std::unordered_map<std::string, std::vector<std::string>> files_;  // relative paths by stem, sorted
 };
 
 ImageFinder::ImageFinder(const std::string& folders) : folders_(parse_folders(folders)) {
@@ -284,17 +334,18 @@ ImageFinder::ImageFinder(const std::string& folders) : folders_(parse_folders(fo
 fs::path ImageFinder::find(const std::string& relative_path) const {
   const fs::path relative = relative_image(relative_path);
   if (relative.empty()) return {};
+  const fs::path wanted = without_extension(relative);
   for (std::size_t i = 0; i < folders_.size(); ++i) {
-    for (const fs::path& place :
-         {folders_[i] / relative, folders_[i] / "files" / relative, folders_[i] / relative.filename()}) {
-      if (is_file(place)) return place;
-      fs::path other = place;
+    for (const fs::path& place : {folders_[i], folders_[i] / "files", fs::path()}) {
+      const bool flat = place.empty();
+      const fs::path named = flat ? folders_[i] / relative.filename() : place / relative;
+      if (is_file(named)) return named;
       for (const char* extension : kExtensions) {
-        other.replace_extension(extension);
-        if (is_file(other)) return other;
+        fs::path other = flat ? folders_[i] / wanted.filename() : place / wanted;
+        if (is_file(other += extension)) return other;
       }
     }
-    fs::path file = indices_[i]->find(relative.stem().string());
+    fs::path file = indices_[i]->find(wanted);
     if (!file.empty()) return file;
   }
   return {};
@@ -307,10 +358,20 @@ fs::path ImageFinder::require(const Sample& sample) const {
     for (const fs::path& folder : folders_) places += fmt::format("{}{}", places.empty() ? "" : ", ", folder.string());
     throw_failure(
         "sample {}: its picture '{}' was not found below {}: neither by its path, with or without files/, as .jpg, "
-        ".jpeg, .png or .dcm, nor by its name anywhere; give the right picture folder",
+        ".jpeg, .png, .dcm or .dicom, nor by its name anywhere (one that several pictures may have needs its folders); "
+        "give the right picture folder",
         sample.id, sample.image, places);
   }
   return file;
+}
+
+bool may_share_a_file(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  const fs::path first = without_extension(relative_image(a)), second = without_extension(relative_image(b));
+  if (first.filename() != second.filename()) return false;
+  const std::vector<std::string> one = parts_of(first), other = parts_of(second);
+  return is_identifier(first.filename().string()) ||
+         common_folders(one, other) + 1 == std::min(one.size(), other.size());
 }
 
 double PictureCheck::hit_rate() const {
@@ -330,11 +391,19 @@ PictureCheck check_pictures(const Dataset& dataset, const ImageFinder& finder) {
   PictureCheck check;
   check.num_rows = dataset.size();
   std::unordered_map<std::string, bool> known;
+  std::unordered_map<std::string, std::string> first_name;  // of a file
   for (std::int64_t i = 0; i < check.num_rows; ++i) {
     const Sample sample = dataset.get(i);
     const auto [entry, is_new] = known.try_emplace(sample.image, true);
     if (is_new) {
-      entry->second = !finder.find(sample.image).empty();
+      const fs::path file = finder.find(sample.image);
+      entry->second = !file.empty();
+      const std::string& before = first_name.try_emplace(file.string(), sample.image).first->second;
+      if (entry->second && !may_share_a_file(before, sample.image))
+        throw_failure(
+            "sample {}: its picture '{}' and '{}' would both be the file {}, which cannot hold two pictures; give a "
+            "picture folder that has the folders of these names",
+            sample.id, sample.image, before, file.string());
       ++check.num_pictures;
       if (!entry->second) ++check.num_missing_pictures;
     }

@@ -322,6 +322,10 @@ class Pictures {
     facts.found = !file.empty();
     if (!facts.found) return facts;
     try {
+      const std::string& before = first_name_.try_emplace(file.string(), image).first->second;
+      if (!may_share_a_file(before, image))
+        throw_failure("'{}' and '{}' would both be the file {}, which cannot hold two pictures", image, before,
+                      file.string());
       const ImageSize size = read_image_size(file);
       const image::ReadOptions limits;
       if (size.width > limits.max_pixels / size.height) {
@@ -341,6 +345,7 @@ class Pictures {
  private:
   std::optional<ImageFinder> finder_;
   std::unordered_map<std::string, PictureFacts> known_;
+  std::unordered_map<std::string, std::string> first_name_;  // of a file
 };
 
 class Inspector {
@@ -391,6 +396,7 @@ class Inspector {
     images.insert(images.begin(), sample.image);
     for (const std::string& image : images) {
       const bool is_new = questions_of_.find(image) == questions_of_.end();
+      if (is_new) first_sample_[image] = sample.id;
       ++questions_of_[image];
       if (!pictures_.active()) continue;
       const PictureFacts& facts = pictures_.facts(image);
@@ -653,9 +659,9 @@ class Inspector {
     }
     for (std::size_t i = 0; i < names.size(); ++i) {
       if (!problems[i].empty()) {
-        unreadable_pictures_.add(names[i], problems[i]);
+        unreadable_pictures_.add(first_sample_.at(names[i]), problems[i]);
       } else if (flat[i] != 0) {
-        flat_pictures_.add(names[i], "every pixel has the same value");
+        flat_pictures_.add(first_sample_.at(names[i]), names[i] + ": every pixel has the same value");
       }
     }
   }
@@ -868,6 +874,7 @@ class Inspector {
   std::set<std::string> patients_;
   std::map<std::string, std::set<std::string>> patient_splits_;
   std::unordered_map<std::string, std::int64_t> questions_of_;  // by picture
+  std::unordered_map<std::string, std::string> first_sample_;   // with that picture
   std::int64_t num_with_think_ = 0, num_boxes_ = 0, num_unknown_names_ = 0, num_samples_found_ = 0;
   std::int64_t num_think_boxes_ = 0, num_shared_ = 0, num_in_two_splits_ = 0;
   std::int64_t box_count_ = 0, box_step_ = 1;
@@ -904,7 +911,8 @@ std::string inspection_summary(const Inspection& inspection) {
                                  r["rows"]["bad"].dump());
   text += "types:";
   for (const auto& [name, count] : r["types"].items()) text += fmt::format(" {} {}", name, count.dump());
-  text += fmt::format("\npictures: {} of {} patients", r["pictures"]["named"].dump(), r["pictures"]["patients"].dump());
+  text +=
+      fmt::format("\npictures: {}, of {} patients", r["pictures"]["named"].dump(), r["pictures"]["patients"].dump());
   if (r["pictures"].contains("hit_rate"))
     text += fmt::format(", {:.2f} % found", 100 * r["pictures"]["hit_rate"].get<double>());
   text += fmt::format("\nboxes: {}; {}\n", r["boxes"]["count"].dump(), r["frame"]["verdict"].get<std::string>());

@@ -3,13 +3,16 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <iterator>
+#include <chrono>
+#include <cmath>
+#include <memory>
 #include <set>
 #include <sstream>
 #include <unordered_map>
 
 #include "eval/confidence.h"
 #include "eval/json_lines.h"
+#include "eval/picture_order.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/log.h"
@@ -221,42 +224,47 @@ class Asker {
     if (options.blind) builder_.encoder().set_blank(128);
   }
 
-  // Asks batch by batch, in the order of the set, each process its share of what has no answer yet.
+  // Asks batch by batch, each process its share of what has no answer yet.
   Asked ask(const std::vector<Sample>& samples, PartialAnswers& partial) {
     Asked asked;
     asked.answers = partial.answers();
-    const auto count = static_cast<std::int64_t>(samples.size());
-    const auto progress =
-        group_.is_main() ? std::make_unique<Progress>("eval", count, num_answered(samples, asked.answers)) : nullptr;
-    for (std::int64_t begin = 0; begin < count; begin += options_.batch_questions) {
-      const std::int64_t end = std::min(count, begin + options_.batch_questions);
-      std::vector<Sample> open;
-      std::copy_if(samples.begin() + begin, samples.begin() + end, std::back_inserter(open),
-                   [&](const Sample& sample) { return !asked.answers.contains(sample.id); });
-      if (!open.empty()) {
-        group_.set_phase(fmt::format("questions {} to {}", begin, end), 0);
-        std::vector<Sample> own;
-        for (const std::int64_t place : group_.share_of(std::ssize(open)))
-          own.push_back(open[static_cast<std::size_t>(place)]);
-        const std::vector<std::string> parts = group_.gather_texts(ask_batch(own, asked, partial), "answers");
-        for (std::size_t rank = 0; rank < parts.size(); ++rank) {
-          if (static_cast<std::int64_t>(rank) == group_.rank()) continue;
-          partial.add(parts[rank]);
-          asked.answers.merge(read_answers(parts[rank]));
-        }
+    std::vector<Sample> open = by_picture(samples);
+    std::erase_if(open, [&](const Sample& sample) { return asked.answers.contains(sample.id); });
+    const std::int64_t total = std::ssize(samples), num_open = std::ssize(open);
+    num_done_ = total - num_open;
+    if (group_.is_main()) progress_ = std::make_unique<Progress>("eval", total, num_done_);
+    std::vector<Sample> own = own_share(open, 0);
+    for (std::int64_t begin = 0; begin < num_open; begin += options_.batch_questions) {
+      const std::int64_t end = std::min(num_open, begin + options_.batch_questions);
+      group_.set_phase(fmt::format("questions {} to {}", begin, end), 0);
+      std::vector<Sample> next = own_share(open, end);
+      const std::vector<std::string> parts = group_.gather_texts(ask_batch(own, next, asked, partial), "answers");
+      for (std::size_t rank = 0; rank < parts.size(); ++rank) {
+        if (static_cast<std::int64_t>(rank) == group_.rank()) continue;
+        partial.add(parts[rank]);
+        asked.answers.merge(read_answers(parts[rank]));
       }
-      const double rate = static_cast<double>(asked.new_tokens) / std::max(asked.seconds, 1e-9);
-      if (progress) progress->update(end, fmt::format("{} tokens/s", format_count(static_cast<std::int64_t>(rate))));
+      num_done_ = total - num_open + end;
+      own = std::move(next);
     }
-    if (progress) progress->finish();
+    if (progress_) progress_->finish();
     return asked;
   }
 
  private:
-  // Keeps each answer as it ends, and returns their lines.
-  std::string ask_batch(const std::vector<Sample>& batch, Asked& asked, PartialAnswers& partial) {
+  // This process's questions of the batch that begins at `begin`: neighbours, which share pictures.
+  std::vector<Sample> own_share(const std::vector<Sample>& open, std::int64_t begin) const {
+    const std::int64_t count = std::min(std::ssize(open) - begin, options_.batch_questions);
+    const auto place = [&](std::int64_t rank) { return open.begin() + begin + count * rank / group_.size(); };
+    return {place(group_.rank()), place(group_.rank() + 1)};
+  }
+
+  // Keeps each answer as it ends, and returns their lines. The pictures of `next` are read meanwhile.
+  std::string ask_batch(const std::vector<Sample>& batch, const std::vector<Sample>& next, Asked& asked,
+                        PartialAnswers& partial) {
     if (batch.empty()) return {};
     const std::vector<generation::Question> questions = builder_.build(batch);
+    builder_.prefetch(next);
     std::vector<generation::GenerationRequest> requests;
     for (const generation::Question& question : questions)
       requests.push_back({question.prompt,
@@ -265,13 +273,21 @@ class Asker {
                           1,
                           {hash_key("eval"), static_cast<std::uint64_t>(options_.seed), hash_key(question.sample.id)}});
     std::string lines;
+    const auto start = std::chrono::steady_clock::now();
+    std::int64_t batch_tokens = 0;
     engine_.on_finish([&](std::int64_t request, std::int64_t, const generation::Completion& completion) {
       const auto i = static_cast<std::size_t>(request);
       Answer answer = answer_of(questions[i], completion);
+      batch_tokens += answer.num_tokens;
       const std::string line = answer_line(batch[i].id, answer);
       asked.answers.insert_or_assign(batch[i].id, std::move(answer));
       partial.add(line);
       lines += line;
+      ++num_done_;
+      if (!progress_) return;
+      const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+      const double rate = static_cast<double>(asked.new_tokens + batch_tokens) / (asked.seconds + spent.count());
+      progress_->update(num_done_, fmt::format("{} tokens/s", format_count(std::llround(rate))));
     });
     engine_.generate(requests, options_.sampling);
     engine_.on_finish(nullptr);
@@ -297,6 +313,8 @@ class Asker {
   EvalOptions options_;
   generation::QuestionBuilder builder_;
   generation::RolloutEngine engine_;
+  std::unique_ptr<Progress> progress_;  // where this process tells it
+  std::int64_t num_done_ = 0;           // questions
 };
 
 void check(const EvalOptions& options) {

@@ -32,6 +32,21 @@ std::string without_tags(std::string_view text) {
   return out;
 }
 
+// A text with its boxes as x1, y1, x2, y2.
+std::string with_corners(std::string_view text, grounding::BoxOrder order) {
+  if (order == grounding::BoxOrder::xyxy) return std::string(text);
+  std::string out;
+  std::size_t done = 0;
+  for (const InlineBox& written : find_inline_boxes(text)) {
+    const grounding::Box box = grounding::make_box(written.numbers, order, grounding::BoxFrame());
+    out += text.substr(done, written.begin - done);
+    out += fmt::format("[{}, {}, {}, {}]", box.x1, box.y1, box.x2, box.y2);
+    done = written.end;
+  }
+  out += text.substr(done);
+  return out;
+}
+
 struct NamedBox {
   std::string name;
   std::array<double, 4> numbers;
@@ -119,53 +134,71 @@ std::string text_of(const Json& json) { return json.is_string() ? json.get<std::
 constexpr int kMaxJsonDepth = 8;
 
 // Boxes and answer of an object, or of all objects of a list.
-void collect_json(const Json& json, int depth, Parts& parts, std::vector<std::string>& answers) {
-  if (depth > kMaxJsonDepth) return;
-  if (json.is_array()) {
-    if (is_quad(json)) {
-      parts.boxes.push_back({"", json.get<std::array<double, 4>>()});
+class JsonCollector {
+ public:
+  explicit JsonCollector(grounding::BoxOrder order) : order_(order) {}
+
+  void collect(const Json& json, int depth = 0) {
+    if (depth > kMaxJsonDepth) return;
+    if (json.is_array()) {
+      if (is_quad(json)) return add_box("", json, order_);
+      for (const Json& item : json) collect(item, depth + 1);
       return;
     }
-    for (const Json& item : json) collect_json(item, depth + 1, parts, answers);
-    return;
-  }
-  if (!json.is_object()) return;
-  std::string name;
-  for (const char* key : {"label", "name", "ref", "region"}) {
-    if (name.empty() && json.contains(key)) name = without_tags(text_of(json[key]));
-  }
-  if (json.contains("answer")) answers.push_back(without_tags(text_of(json["answer"])));
-  for (const char* key : {"bbox_2d", "bbox", "box", "boxes", "box_2d"}) {
-    if (!json.contains(key)) continue;
-    const Json& value = json[key];
-    const Json list = is_quad(value) ? Json::array({value}) : value;
-    if (!list.is_array()) continue;
-    for (const Json& quad : list) {
-      if (!is_quad(quad)) continue;
-      auto numbers = quad.get<std::array<double, 4>>();
-      if (std::string_view(key) == "box_2d") numbers = {numbers[1], numbers[0], numbers[3], numbers[2]};
-      parts.boxes.push_back({name, numbers});
+    if (!json.is_object()) return;
+    std::string name;
+    for (const char* key : {"label", "name", "ref", "region"}) {
+      if (name.empty() && json.contains(key)) name = without_tags(text_of(json[key]));
+    }
+    if (json.contains("answer")) answers.push_back(without_tags(text_of(json["answer"])));
+    for (const char* key : {"bbox_2d", "bbox", "box", "boxes", "box_2d"}) {
+      if (!json.contains(key)) continue;
+      const Json& value = json[key];
+      const Json list = is_quad(value) ? Json::array({value}) : value;
+      if (!list.is_array()) continue;
+      const bool is_y_first = std::string_view(key) == "box_2d";
+      for (const Json& quad : list) {
+        if (is_quad(quad)) add_box(name, quad, is_y_first ? grounding::BoxOrder::yxyx : order_);
+      }
+    }
+    for (const char* key : {"objects", "detections", "regions", "locations"}) {
+      if (json.contains(key)) collect(json[key], depth + 1);
     }
   }
-  for (const char* key : {"objects", "detections", "regions", "locations"}) {
-    if (json.contains(key)) collect_json(json[key], depth + 1, parts, answers);
-  }
-}
 
-std::string from_box_json(std::string_view text) {
+  std::vector<NamedBox> boxes;
+  std::vector<std::string> answers;
+
+ private:
+  void add_box(const std::string& name, const Json& quad, grounding::BoxOrder order) {
+    const grounding::Box box = grounding::make_box(quad.get<std::array<double, 4>>(), order, grounding::BoxFrame());
+    boxes.push_back({name, {box.x1, box.y1, box.x2, box.y2}});
+  }
+
+  grounding::BoxOrder order_;
+};
+
+std::string from_box_json(std::string_view text, grounding::BoxOrder order) {
   Parts parts;
   std::string_view rest = text;
   if (const std::size_t open = text.find("<think>"), close = text.find("</think>");
       open != std::string_view::npos && close != std::string_view::npos && open < close) {
     parts.has_think = true;
-    parts.think = std::string(trim(text.substr(open + 7, close - open - 7)));
+    parts.think = with_corners(trim(text.substr(open + 7, close - open - 7)), order);
     rest = text.substr(close + 8);
   }
   const std::string_view part = json_part(rest);
+  if (const auto answer = section(rest, "<answer>"); answer && answer->find_first_of("{[") == std::string_view::npos) {
+    parts.answer = without_tags(*answer);
+    return tagged(parts);
+  }
   const Json json = Json::parse(part, nullptr, false);
   if (part.empty() || json.is_discarded()) return std::string(text);
-  std::vector<std::string> answers;
-  collect_json(json, 0, parts, answers);
+  if (json.is_array() && json.empty()) parts.answer = "none";
+  JsonCollector collector(order);
+  collector.collect(json);
+  parts.boxes = std::move(collector.boxes);
+  std::vector<std::string> answers = std::move(collector.answers);
   if (answers.empty()) {
     for (const NamedBox& box : parts.boxes) {
       if (!box.name.empty() && std::find(answers.begin(), answers.end(), box.name) == answers.end()) {
@@ -173,10 +206,32 @@ std::string from_box_json(std::string_view text) {
       }
     }
   }
-  if (answers.empty() && parts.boxes.empty()) return std::string(text);
+  if (answers.empty() && parts.boxes.empty() && parts.answer.empty()) return std::string(text);
   for (const std::string& answer : answers) parts.answer += (parts.answer.empty() ? "" : ", ") + answer;
   if (parts.answer.empty()) parts.answer = "region";
   return tagged(parts);
+}
+
+// A text without brackets that hold nothing but commas and spaces, as boxes leave them behind, nor the spaces before
+// them.
+std::string without_empty_brackets(std::string_view text) {
+  std::string out;
+  std::vector<std::size_t> open;  // where brackets begin in `out` that hold nothing so far
+  for (const char c : text) {
+    if (c == ']' && !open.empty()) {
+      out.resize(open.back());
+      open.pop_back();
+      while (!out.empty() && out.back() == ' ') out.pop_back();
+      continue;
+    }
+    if (c == '[') {
+      open.push_back(out.size());
+    } else if (std::string_view(", \n\t").find(c) == std::string_view::npos) {
+      open.clear();
+    }
+    out += c;
+  }
+  return out;
 }
 
 std::string from_plain(std::string_view text) {
@@ -185,16 +240,15 @@ std::string from_plain(std::string_view text) {
   std::size_t done = 0;
   for (const InlineBox& box : find_inline_boxes(text)) {
     words += text.substr(done, box.begin - done);
+    while (words.ends_with(' ')) words.pop_back();
     done = box.end;
     parts.boxes.push_back({"", box.numbers});
   }
   words += text.substr(done);
-  parts.answer = without_tags(words);
+  parts.answer = without_tags(parts.boxes.empty() ? words : without_empty_brackets(words));
   if (!parts.boxes.empty()) {
-    // Brackets that held the boxes.
-    while (!parts.answer.empty() && std::string_view("[], ").find(parts.answer.back()) != std::string_view::npos) {
-      parts.answer.pop_back();
-    }
+    // What stood between boxes without a list around them.
+    while (!parts.answer.empty() && (parts.answer.back() == ',' || parts.answer.back() == ' ')) parts.answer.pop_back();
     if (parts.answer.empty()) parts.answer = "region";
   }
   return tagged(parts);
@@ -398,23 +452,24 @@ std::string text_format_name(TextFormat format) {
   return "tags";
 }
 
-std::string to_tagged_response(std::string_view text, TextFormat format) {
+std::string to_tagged_response(std::string_view text, TextFormat format, grounding::BoxOrder order) {
   switch (format) {
     case TextFormat::tags:
-      return std::string(text);
+      break;
     case TextFormat::gemex:
-      return from_gemex(text);
+      return from_gemex(with_corners(text, order));
     case TextFormat::box_json:
-      return from_box_json(text);
+      return from_box_json(text, order);
     case TextFormat::plain:
-      return from_plain(text);
+      return from_plain(with_corners(text, order));
   }
-  return std::string(text);
+  return with_corners(text, order);
 }
 
 PredictionFile read_predictions(const std::filesystem::path& path, const PredictionOptions& options) {
   std::optional<TextFormat> wanted;
   if (options.format != "auto") wanted = parse_text_format(options.format);
+  const grounding::BoxOrder order = grounding::parse_box_order(options.box_order);
   std::vector<std::filesystem::path> files = {path};
   const bool is_folder = std::filesystem::is_directory(path);
   if (is_folder) files = files_of(path);
@@ -437,6 +492,7 @@ PredictionFile read_predictions(const std::filesystem::path& path, const Predict
     }
   }
   if (out.predictions.empty()) throw_failure("{} holds no predictions", path.string());
+  out.order = order;
   out.format = wanted ? *wanted : detect_format(out.predictions, out.text_key == "response");
   return out;
 }

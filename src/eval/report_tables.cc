@@ -156,14 +156,17 @@ std::string scores_csv(const ReportData& data) {
 }
 
 std::string differences_csv(const ReportData& data) {
-  std::string out = "comparison,metric,difference,low,high,p,p_holm\n";
+  std::string out = "comparison,metric,difference,low,high,p,p_holm,detectable,p_mcnemar\n";
   for (const ReportComparison& comparison : data.comparisons) {
     for (const ComparedScore& score : compared_scores()) {
       const auto& value = comparison.*score.value;
       if (!value) continue;
-      out += fmt::format("{},{},{},{},{},{},{}\n", csv_text(comparison.label), score.name, csv_number(value->mean),
-                         csv_number(value->low), csv_number(value->high), csv_number(value->p_value),
-                         csv_number(value->p_holm));
+      // McNemar's test is of right and wrong answers, which the A-score counts.
+      const bool is_a_score = score.value == &ReportComparison::a_score;
+      out += fmt::format("{},{},{},{},{},{},{},{},{}\n", csv_text(comparison.label), score.name,
+                         csv_number(value->mean), csv_number(value->low), csv_number(value->high),
+                         csv_number(value->p_value), csv_number(value->p_holm), csv_number(value->detectable),
+                         csv_number(is_a_score ? comparison.mcnemar_p : std::nullopt));
     }
   }
   return out;

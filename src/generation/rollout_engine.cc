@@ -67,19 +67,23 @@ std::vector<std::vector<Completion>> RolloutEngine::generate_each(const std::vec
   const auto complete = [&](std::int64_t worker) {
     const std::int64_t begin = num_requests * worker / workers, end = num_requests * (worker + 1) / workers;
     const std::int64_t max_rows = options_.max_rows / workers;
-    std::int64_t longest = 1, own_completions = 0, prompt_pages = 0;
+    std::int64_t longest = 1, own_completions = 0, longest_prompt = 0, all_prompts = 0;
     for (std::int64_t i = begin; i < end; ++i) {
       const GenerationRequest& request = requests[static_cast<std::size_t>(i)];
       longest = std::max(longest, Scheduler::pages_needed(request, sampling[static_cast<std::size_t>(i)]));
       own_completions += std::max<std::int64_t>(1, request.num_completions);
-      prompt_pages += nn::PagedKvCache::pages_for(std::ssize(request.prompt.ids));
+      const std::int64_t prompt_pages = nn::PagedKvCache::pages_for(std::ssize(request.prompt.ids));
+      longest_prompt = std::max(longest_prompt, prompt_pages);
+      all_prompts += prompt_pages;
     }
     const std::int64_t rows = std::min(max_rows, own_completions);
+    // Besides what the rows write, room for prompts to be found again; not for all of a long list.
+    const std::int64_t kept_prompts = std::min(all_prompts, rows * longest_prompt);
     Scheduler scheduler(
         model_, tokenizer_,
         {.max_rows = rows,
          .num_pages = cache_pages(model_, options_,
-                                  {.wanted = rows * (longest + 2) + prompt_pages, .least = longest, .share = workers}),
+                                  {.wanted = rows * (longest + 2) + kept_prompts, .least = longest, .share = workers}),
          .prefix_cache = options_.prefix_cache,
          .wait_for_rows = true});
     std::exception_ptr failure;

@@ -98,8 +98,6 @@ struct Scheduler::Request {
   }
 
   void make_chain() {
-    for (std::size_t i = 0; i < request.image_features.size(); ++i)
-      picture_keys.push_back(picture_key(request.grids[i], request.image_features[i]));
     std::string before;
     for (std::int64_t page = 0; page < prompt_length() / kPage; ++page)
       chain.push_back(before = page_key(page, before, {}));
@@ -191,8 +189,22 @@ void Scheduler::add(Ticket ticket, GenerationRequest request, const SamplingOpti
   sampler->constraint = added->request.constraint;
   added->sampler = std::move(sampler);
   added->positions = model_.token_positions(added->request.prompt.ids, added->request.grids);
-  if (settings_.prefix_cache) added->make_chain();
+  if (settings_.prefix_cache) {
+    for (std::size_t i = 0; i < added->request.image_features.size(); ++i)
+      added->picture_keys.push_back(key_of_picture(added->request.grids[i], added->request.image_features[i]));
+    added->make_chain();
+  }
   requests_.push_back(std::move(added));
+}
+
+// Questions about one picture come one after the other and bring the same tensor: it is hashed once.
+std::string Scheduler::key_of_picture(const models::ImageGrid& grid, const at::Tensor& features) {
+  if (!latest_picture_.is_same(features) || !(latest_grid_ == grid)) {
+    latest_key_ = picture_key(grid, features);
+    latest_picture_ = features;
+    latest_grid_ = grid;
+  }
+  return latest_key_;
 }
 
 void Scheduler::cancel(Ticket ticket) {

@@ -81,6 +81,7 @@ class Scheduler {
                 std::int64_t length);
   void forget_finished();
   std::int64_t rows_in_use() const;
+  std::string key_of_picture(const models::ImageGrid& grid, const at::Tensor& features);
 
   models::VisionLanguageModel& model_;
   const text::Tokenizer* tokenizer_;
@@ -94,6 +95,9 @@ class Scheduler {
   std::int64_t reused_tokens_ = 0;
   std::int64_t new_tokens_ = 0;
   std::int64_t num_preemptions_ = 0;
+  at::Tensor latest_picture_;  // that was hashed, with its key
+  models::ImageGrid latest_grid_;
+  std::string latest_key_;
 };
 
 }  // namespace thinkvg::generation

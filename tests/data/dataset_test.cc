@@ -321,12 +321,13 @@ TEST_F(DataFiles, FindsPicturesInTheUsualPlaces) {
   fs::create_directories(folder_ / "flat");
   text_file("files/p10/p10000001/s1/one.jpg", "x");
   text_file("p10/p10000002/s1/two.png", "x");
-  text_file("flat/three.png", "x");
+  text_file("flat/50414267-0002aa80-4e384014.png", "x");
   const ImageFinder finder(folder_.string());
   EXPECT_EQ(finder.find("p10/p10000001/s1/one.jpg"), folder_ / "files/p10/p10000001/s1/one.jpg");
   EXPECT_EQ(finder.find("/files/p10/p10000001/s1/one.jpg"), folder_ / "files/p10/p10000001/s1/one.jpg");
   EXPECT_EQ(finder.find("p10/p10000002/s1/two.jpg"), folder_ / "p10/p10000002/s1/two.png");
-  EXPECT_EQ(finder.find("p10/p10000003/s9/three.jpg"), folder_ / "flat/three.png");
+  EXPECT_EQ(finder.find("p10/p10000003/s9/50414267-0002aa80-4e384014.jpg"),
+            folder_ / "flat/50414267-0002aa80-4e384014.png");
   EXPECT_TRUE(finder.find("p10/p10000003/s9/four.jpg").empty());
   EXPECT_TRUE(finder.find("").empty());
   Sample sample;

@@ -104,47 +104,107 @@ TEST_F(ImageFiles, FirstFolderWins) {
   EXPECT_FALSE(ImageFinder((root() / "x, y").string()).find("c.jpg").empty());
 }
 
-TEST_F(ImageFiles, EqualStemsGiveTheFirstPath) {
-  make("z/one.jpg");
-  const fs::path first = make("b/one.png");
-  make("c/one.jpg");
-  EXPECT_EQ(ImageFinder(root().string()).find("p10/one.jpg"), first);
+TEST_F(ImageFiles, OfEqualNamesTheOneWithMostFoldersThenTheFirst) {
+  const std::string name(kStem);
+  make("z/" + name + ".jpg");
+  const fs::path first = make("b/" + name + ".png");
+  make("c/" + name + ".jpg");
+  EXPECT_EQ(ImageFinder(root().string()).find("p10/" + name + ".jpg"), first);
+  const fs::path closer = make("small/p10/" + name + ".jpg");
+  fs::remove_all(root() / ".thinkvg");  // the list that is there would do: any of them is the picture
+  EXPECT_EQ(ImageFinder(root().string()).find("p10/" + name + ".jpg"), closer);
+}
+
+// SLAKE names every picture source.jpg, CheXpert view1_frontal.jpg: only their folders tell them apart.
+TEST_F(ImageFiles, APictureOfSomeoneElseIsNeverTaken) {
+  const fs::path one = make("Slake/imgs/xmlab1/source.jpg"), two = make("Slake/imgs/xmlab2/source.jpg");
+  const fs::path chexpert = make("train/patient00002/study1/view1_frontal.jpg");
+  const fs::path unique = make("VQA_RAD Image Folder/synpic54610.jpg");
+  make("a/scan.jpg");
+  make("b/scan.jpg");
+  const ImageFinder finder(root().string());
+  EXPECT_EQ(finder.find("xmlab1/source.jpg"), one);
+  EXPECT_EQ(finder.find("xmlab2/source.png"), two);
+  EXPECT_TRUE(finder.find("xmlab3/source.jpg").empty());
+  EXPECT_TRUE(finder.find("other/xmlab1/source.jpg").empty());
+  EXPECT_EQ(finder.find("CheXpert-v1.0-small/train/patient00002/study1/view1_frontal.jpg"), chexpert);
+  EXPECT_TRUE(finder.find("CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg").empty());
+  EXPECT_EQ(finder.find("synpic54610.jpg"), unique);
+  EXPECT_TRUE(finder.find("scan.jpg").empty());  // two of that name, and no folder is named
+}
+
+TEST_F(ImageFiles, TwoPicturesAreNeverOneFile) {
+  make("source.jpg");
+  make(std::string(kStem) + ".jpg");
+  const ImageFinder finder(root().string());
+  const auto two = std::make_shared<Rows>(std::vector<std::string>{"xmlab1/source.jpg", "xmlab2/source.jpg"});
+  EXPECT_THAT([&] { with_pictures(two, finder, 0); },
+              ::testing::ThrowsMessage<std::runtime_error>(
+                  AllOf(HasSubstr("sample q1"), HasSubstr("xmlab1/source.jpg"), HasSubstr("xmlab2/source.jpg"))));
+  // One picture in two spellings.
+  const auto same = std::make_shared<Rows>(std::vector<std::string>{"imgs/xmlab1/source.jpg", "xmlab1/source.jpg",
+                                                                    std::string("p10/s1/") + kStem + ".jpg",
+                                                                    std::string("s2/") + kStem + ".png"});
+  EXPECT_EQ(with_pictures(same, finder, 1), same);
+}
+
+TEST_F(ImageFiles, AnIndexOfAnEarlierVersionIsMadeAgain) {
+  // That one did not list .dicom files.
+  const fs::path file = make(std::string("train/") + kStem + ".dicom");
+  grow_old();
+  ImageFinder(root().string()).find(kStem);
+  std::string text = read_file(index_file());
+  text.replace(text.find("index 2"), 7, "index 1");
+  text.erase(text.find("F" + std::string(kStem)), std::string(kStem).size() + 8);
+  write_file_atomically(index_file(), text);
+  EXPECT_EQ(ImageFinder(root().string()).find(kStem), file);
+}
+
+TEST_F(ImageFiles, NamesWithoutExtensionMayHaveDots) {
+  const std::string uid = "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027";
+  const fs::path flat = make(uid + ".dcm"), deep = make("train/000434271f63a053c4128a0ba6352c7f.dicom");
+  const fs::path below = make("series/1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878028.dcm");
+  const ImageFinder finder(root().string());
+  EXPECT_EQ(finder.find(uid), flat);
+  EXPECT_EQ(finder.find("train/000434271f63a053c4128a0ba6352c7f.tif"), deep) << "converted since it was named";
+  EXPECT_EQ(finder.find("1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878028"), below);
+  EXPECT_EQ(finder.find("000434271f63a053c4128a0ba6352c7f"), deep);  // VinDr-CXR
 }
 
 TEST_F(ImageFiles, TheIndexIsKeptAndFollowsTheFolder) {
   const fs::path one = make("a/one.jpg");
-  EXPECT_EQ(ImageFinder(root().string()).find("p1/one.jpg"), one);
+  EXPECT_EQ(ImageFinder(root().string()).find("one.jpg"), one);
   ASSERT_TRUE(fs::exists(index_file()));
   grow_old();
-  ImageFinder(root().string()).find("p1/nowhere.jpg");  // now the old folders are in the index
+  ImageFinder(root().string()).find("nowhere.jpg");  // now the old folders are in the index
 
   // An index that says something else is believed as long as the file is there: nothing is read again.
   const fs::path two = make("b/two.jpg");
   grow_old();
   const std::string before = read_file(index_file());
-  EXPECT_EQ(ImageFinder(root().string()).find("p1/one.jpg"), one);
+  EXPECT_EQ(ImageFinder(root().string()).find("one.jpg"), one);
   EXPECT_EQ(read_file(index_file()), before);
 
   // A new file in a changed folder is found, and so is the loss of an old one.
   const fs::path three = make("a/three.jpg");
-  EXPECT_EQ(ImageFinder(root().string()).find("p1/three.jpg"), three);
+  EXPECT_EQ(ImageFinder(root().string()).find("three.jpg"), three);
   EXPECT_NE(read_file(index_file()), before);
   fs::remove(one);
-  EXPECT_TRUE(ImageFinder(root().string()).find("p1/one.jpg").empty());
+  EXPECT_TRUE(ImageFinder(root().string()).find("one.jpg").empty());
   const fs::path moved = make("c/d/one.png");
-  EXPECT_EQ(ImageFinder(root().string()).find("p1/one.jpg"), moved);
-  EXPECT_EQ(ImageFinder(root().string()).find("p1/two.jpg"), two);
+  EXPECT_EQ(ImageFinder(root().string()).find("one.jpg"), moved);
+  EXPECT_EQ(ImageFinder(root().string()).find("two.jpg"), two);
 }
 
 TEST_F(ImageFiles, ADamagedIndexIsMadeAgain) {
   const fs::path one = make("a/one.jpg");
-  ImageFinder(root().string()).find("p1/one.jpg");
+  ImageFinder(root().string()).find("one.jpg");
   const std::string good = read_file(index_file());
   for (const std::string& bad : {std::string(), std::string("hello\n"), good.substr(0, good.size() / 2),
-                                 good.substr(0, good.size() - 4), "thinkvg picture index 1\nDx y z\nend\n" + good}) {
+                                 good.substr(0, good.size() - 4), "thinkvg picture index 2\nDx y z\nend\n" + good}) {
     write_file_atomically(index_file(), bad);
-    EXPECT_EQ(ImageFinder(root().string()).find("p1/one.jpg"), one);
-    EXPECT_EQ(read_file(index_file()).substr(0, 23), "thinkvg picture index 1");
+    EXPECT_EQ(ImageFinder(root().string()).find("one.jpg"), one);
+    EXPECT_EQ(read_file(index_file()).substr(0, 23), "thinkvg picture index 2");
   }
 }
 
@@ -155,8 +215,8 @@ TEST_F(ImageFiles, LinksInCirclesEnd) {
   write_file_atomically(other / "linked.jpg", "x");
   fs::create_directory_symlink(other.path(), root() / "elsewhere");
   const ImageFinder finder(root().string());
-  EXPECT_EQ(finder.find("p1/one.jpg"), one);
-  EXPECT_EQ(finder.find("p1/linked.jpg"), root() / "elsewhere/linked.jpg");
+  EXPECT_EQ(finder.find("one.jpg"), one);
+  EXPECT_EQ(finder.find("linked.jpg"), root() / "elsewhere/linked.jpg");
 }
 
 TEST_F(ImageFiles, TheHitRateIsCountedOverRows) {

@@ -253,10 +253,12 @@ TEST_F(Inspect, DecodesPicturesWhereAsked) {
   options_.images = folder_.path().string();
   const Json pictures = report(*dataset)["pictures"];
   ASSERT_EQ(pictures["unreadable"]["count"], 1) << pictures;
-  EXPECT_EQ(pictures["unreadable"]["listed"][0]["id"], "cut.jpg");
-  EXPECT_THAT(pictures["unreadable"]["listed"][0]["reason"].get<std::string>(), HasSubstr("cut off"));
+  EXPECT_EQ(pictures["unreadable"]["listed"][0]["id"], dataset->get(1).id);
+  EXPECT_THAT(pictures["unreadable"]["listed"][0]["reason"].get<std::string>(),
+              AllOf(HasSubstr("cut.jpg"), HasSubstr("cut off")));
   ASSERT_EQ(pictures["flat"]["count"], 1);
-  EXPECT_EQ(pictures["flat"]["listed"][0]["id"], "black.png");
+  EXPECT_EQ(pictures["flat"]["listed"][0]["id"], dataset->get(2).id);
+  EXPECT_THAT(pictures["flat"]["listed"][0]["reason"].get<std::string>(), HasSubstr("black.png"));
   EXPECT_THAT(inspection_html(inspection_, *dataset, options_),
               AllOf(HasSubstr("picture cannot be read"), HasSubstr("the file is cut off")));
   // A header alone does not show it, but it shows what no run would decode.
@@ -268,6 +270,22 @@ TEST_F(Inspect, DecodesPicturesWhereAsked) {
   const Json again = report(*dataset)["pictures"]["unreadable"];
   ASSERT_EQ(again["count"], 1) << again;
   EXPECT_THAT(again["listed"][0]["reason"].get<std::string>(), HasSubstr("more than a run decodes"));
+}
+
+TEST_F(Inspect, AFileThatWouldBeTwoPicturesIsAnError) {
+  image::write_picture({.width = 8, .height = 8, .pixels = std::vector<std::uint8_t>(8 * 8 * 3, 7)},
+                       folder_ / "source.jpg");
+  std::string rows;
+  for (const char* name : {"xmlab1/source.jpg", "xmlab2/source.jpg"})
+    rows += fmt::format(R"({{"image": "{}", "frame": "unit", "question": "Is it?", "answer": "no"}})"
+                        "\n",
+                        name);
+  const auto dataset = open_dataset(file("rows.jsonl", rows));
+  options_.images = folder_.path().string();
+  const Json unreadable = report(*dataset)["pictures"]["unreadable"];
+  ASSERT_EQ(unreadable["count"], 1) << unreadable;
+  EXPECT_THAT(unreadable["listed"][0]["reason"].get<std::string>(),
+              AllOf(HasSubstr("xmlab1/source.jpg"), HasSubstr("xmlab2/source.jpg")));
 }
 
 TEST_F(Inspect, ReadersAreNoRepetition) {

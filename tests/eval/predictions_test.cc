@@ -156,6 +156,16 @@ TEST(ToTaggedResponse, BoxesInJson) {
       parsed("{\"answer\": \"yes\", \"bbox_2d\": [[1, 2, 3, 4], [2, 3, 4, 5]]}", TextFormat::box_json).regions.size(),
       2u);
   EXPECT_EQ(parsed("[10, 20, 30, 40]", TextFormat::box_json).regions.size(), 1u);
+  const auto words = parsed("<think>See [1, 2, 3, 4].</think><answer> yes </answer>", TextFormat::box_json);
+  EXPECT_TRUE(words.complete) << words.problem;
+  EXPECT_EQ(words.answer, "yes");
+  EXPECT_EQ(words.think_regions.size(), 1u);
+  EXPECT_TRUE(words.regions.empty());
+  const auto none = parsed("<answer>```json\n[]\n```</answer>", TextFormat::box_json);
+  EXPECT_TRUE(none.complete) << none.problem;
+  EXPECT_EQ(none.answer, "none");
+  EXPECT_FALSE(parsed("<answer>[{\"bbox_2d\": [1,</answer>", TextFormat::box_json).complete) << "cut off";
+  EXPECT_FALSE(parsed("<answer></answer>", TextFormat::box_json).complete);
   for (const char* broken :
        {"", "{", "[{\"bbox_2d\": [1, 2", "{\"bbox_2d\": \"x\"}", "no box", "{}", "[[[[[[[[[[[[1]]]"})
     EXPECT_FALSE(parsed(broken, TextFormat::box_json).complete) << broken;
@@ -165,9 +175,30 @@ TEST(ToTaggedResponse, WordsWithBoxes) {
   const auto got = parsed("No acute findings in the left lung [[10, 20, 30, 40]].", TextFormat::plain);
   EXPECT_TRUE(got.complete) << got.problem;
   EXPECT_EQ(got.regions.size(), 1u);
-  EXPECT_THAT(got.answer, HasSubstr("No acute findings in the left lung"));
+  EXPECT_EQ(got.answer, "No acute findings in the left lung.");
+  EXPECT_EQ(
+      parsed("Left lung [1, 2, 3, 4] and right lung [[5, 6, 7, 8], [6, 7, 8, 9]] are, [sic], clear", TextFormat::plain)
+          .answer,
+      "Left lung and right lung are, [sic], clear");
   EXPECT_EQ(parsed("Yes.", TextFormat::plain).answer, "Yes.");
   EXPECT_FALSE(parsed("", TextFormat::plain).complete);
+}
+
+TEST(ToTaggedResponse, BoxesOfOtherOrdersBecomeCorners) {
+  using grounding::BoxOrder;
+  EXPECT_EQ(to_tagged_response("<box>[10, 20, 30, 40]</box> [1, 2]", TextFormat::tags, BoxOrder::xywh),
+            "<box>[10, 20, 40, 60]</box> [1, 2]");
+  EXPECT_EQ(to_tagged_response("<box>[[1, 2, 3, 4], [5, 6, 7.5, 8]]</box>", TextFormat::tags, BoxOrder::yxyx),
+            "<box>[[2, 1, 4, 3], [6, 5, 8, 7.5]]</box>");
+  const auto box_of = [](std::string_view text, TextFormat format) {
+    const auto got = grounding::parse_response(to_tagged_response(text, format, BoxOrder::xywh),
+                                               grounding::BoxFrame::letterbox(336), false);
+    return got.regions.empty() ? grounding::Box() : got.regions.front().box;
+  };
+  EXPECT_EQ(box_of("<answer> A <reason> so <location> [[10, 20, 30, 40]]", TextFormat::gemex).x2, 40);
+  EXPECT_EQ(box_of("Yes [10, 20, 30, 40]", TextFormat::plain).y2, 60);
+  EXPECT_EQ(box_of("{\"bbox\": [10, 20, 30, 40]}", TextFormat::box_json).y2, 60);
+  EXPECT_EQ(box_of("{\"box_2d\": [10, 20, 30, 40]}", TextFormat::box_json).y2, 30) << "box_2d says its order itself";
 }
 
 TEST(ToTaggedResponse, HostileTextIsLinear) {
@@ -176,7 +207,7 @@ TEST(ToTaggedResponse, HostileTextIsLinear) {
          {std::string("["), std::string("{"), std::string("<answer>"), std::string("[1,"), std::string("{\"a\":[")}) {
       std::string text;
       while (text.size() < 100000) text += part;
-      to_tagged_response(text, format);
+      to_tagged_response(text, format, grounding::BoxOrder::xywh);
     }
   }
 }

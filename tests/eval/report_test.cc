@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 #include "eval/chart.h"
 #include "thinkvg/core/error.h"
@@ -384,7 +386,15 @@ TEST_F(ReportTest, OpenAnswersAndGradesAreComparedInPairs) {
   EXPECT_THAT(render_report(data),
               AllOf(HasSubstr("<th>Token F1</th>"), HasSubstr("<th>AR-score</th>"),
                     HasSubstr("AR-score,<br>by a judge"), HasSubstr("<figcaption><b>AR-score</b></figcaption>")));
-  EXPECT_THAT(differences_csv(data), HasSubstr("b minus a,token_f1,0.5,"));
+  const std::string differences = differences_csv(data);
+  EXPECT_THAT(differences, AllOf(HasSubstr("p,p_holm,detectable,p_mcnemar\n"), HasSubstr("b minus a,token_f1,0.5,")));
+  std::istringstream lines(differences);
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_EQ(std::count(line.begin(), line.end(), ','), 8) << line;
+    const bool is_a_score = line.find(",a_score,") != std::string::npos;
+    if (!line.starts_with("b minus a")) continue;
+    EXPECT_EQ(line.back() == ',', !is_a_score) << "McNemar's test is of answers";
+  }
   EXPECT_THAT(scores_latex(data), AllOf(HasSubstr("A-score & $p$ & V-score & $p$ & Token F1 & $p$ & AR-score & $p$"),
                                         HasSubstr("% a: judge j-70b; prompt not said; seed 3\n")));
   EXPECT_THAT(scores_latex(data), AllOf(HasSubstr("Run & A-score & V-score & AR-score & Token F1 & Parsed"),

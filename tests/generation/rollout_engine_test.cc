@@ -289,6 +289,7 @@ TEST_F(RolloutEngineTest, QuestionsAboutOnePictureShareItsPages) {
     one.stream = {31, i};
     all.push_back(std::move(one));
   }
+  all.insert(all.begin() + 2, two_pictures(3, 2));  // the same two, but not in their order: nothing of them is shared
   const SamplingOptions sampling{.max_new_tokens = 10};
   RolloutEngine shared(*bundle_.model, {}), apart(*bundle_.model, {.prefix_cache = false});
   const auto first = shared.generate(all, sampling), second = apart.generate(all, sampling);

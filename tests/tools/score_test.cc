@@ -114,6 +114,25 @@ TEST_F(ScoreCommandEndToEnd, LetterboxFramesNeedNoPictures) {
   EXPECT_THAT(without.err, HasSubstr("--images"));
 }
 
+TEST_F(ScoreCommandEndToEnd, AFrameThatFitsFarBetterIsSaid) {
+  const auto predictions = write_predictions(right_answers("[89, 179, 446, 893]"));  // in thousandths of the square
+  const ProgramResult got = run("--predictions " + predictions + data() + "--json");
+  ASSERT_EQ(got.exit_code, 0) << got.err;
+  EXPECT_THAT(got.err, HasSubstr("--frame thousand"));
+  const Json json = Json::parse(got.out);
+  EXPECT_EQ(json["boxes_fit_better_as"]["frame"], "thousand");
+  EXPECT_LT(json["v_score"]["overall"].get<double>(), 0.2) << "said, not taken";
+  const auto sized = write_predictions(right_answers("[20, 40, 80, 160]"));
+  const ProgramResult order = run("--predictions " + sized + data() + "--json");
+  EXPECT_THAT(order.err, HasSubstr("--box_order xywh"));
+  const ProgramResult right = run("--predictions " + sized + data() + "--json --box_order xywh");
+  ASSERT_EQ(right.exit_code, 0) << right.err;
+  EXPECT_EQ(Json::parse(right.out)["v_score"]["overall"], 1.0);
+  EXPECT_EQ(Json::parse(right.out)["rules"]["box_order"], "xywh");
+  EXPECT_FALSE(Json::parse(right.out).contains("boxes_fit_better_as"));
+  EXPECT_EQ(run("--predictions " + sized + data() + "--box_order xyhw").exit_code, 2);
+}
+
 TEST_F(ScoreCommandEndToEnd, OtherFramesReadSizesFromHeaders) {
   // Headers are enough: two pictures of 448 x 224 pixels without any pixel behind.
   const std::string header("\xFF\xD8\xFF\xC0\0\x11\x08\0\xE0\x01\xC0\x03\1\1\0\1\1\0\1\1\0", 21);

@@ -12,11 +12,15 @@ namespace thinkvg::data {
 
 // Finds the pictures of a data set under one or several folders, however MIMIC-CXR was copied there: by relative path,
 // with or without "files/", or flat in the folder; with the extension that the data set names, else .jpg, .jpeg, .png,
-// .dcm; else by file stem anywhere below (the stem of MIMIC-CXR is the dicom_id, which is unique).
+// .dcm, .dicom; else by file name anywhere below. A name that is unique by its making (MIMIC-CXR's dicom_id,
+// VinDr-CXR's image_id: 16 letters and digits or more, 4 of them digits) is enough by itself. Another one ("source",
+// "view1_frontal") is found where the folders that the data set names stand before it, too, or where it is the only
+// file of that name and no folder is named: a picture of someone else is never taken.
 //
-// The first folder that has the picture wins, and in it the earlier of those rules; among equal stems the
-// alphabetically first path. Resized copies may stand in for the originals as long as they keep the shape of the
-// picture: boxes in the letterbox, unit, hundred and thousand frames still fit, boxes in pixels of the original do not.
+// The first folder that has the picture wins, and in it the earlier of those rules; among several files of a name the
+// one with most of the named folders, then the alphabetically first. Resized copies may stand in for the originals as
+// long as they keep the shape of the picture: boxes in the letterbox, unit, hundred and thousand frames still fit,
+// boxes in pixels of the original do not.
 //
 // The list of stems is made when a picture is asked for that the other rules do not find, and kept in
 // <folder>/.thinkvg/pictures.index, or below $XDG_CACHE_HOME (~/.cache) where the folder cannot be written. Later only
@@ -45,6 +49,10 @@ struct MissingPicture {
   std::string image;
 };
 
+// Whether two names of pictures that are found in the same file can be the same picture: they are, but for leading
+// folders, or their file name is unique by its making. "a/source.jpg" and "b/source.jpg" in a flat folder are not.
+bool may_share_a_file(const std::string& a, const std::string& b);
+
 // How much of a data set has its pictures.
 struct PictureCheck {
   std::int64_t num_rows = 0;
@@ -57,6 +65,7 @@ struct PictureCheck {
   // "1,187 of 1,199 rows have their picture (99.0 %; 109 of 110 files)".
   std::string summary() const;
 };
+// Throws std::runtime_error where two pictures would be one file (see may_share_a_file).
 PictureCheck check_pictures(const Dataset& dataset, const ImageFinder& finder);
 
 // The rows of `dataset` that have their picture, after the summary was logged. Throws std::runtime_error with the first

@@ -34,11 +34,11 @@ struct EvalOptions {
   rewards::JudgeOptions judge = answer_judge_options();
   std::int64_t limit = 0;
   std::int64_t seed = 0;
-  std::int64_t batch_questions = 256;
+  std::int64_t batch_questions = 512;
   std::int64_t num_threads = 0;
   text::PromptOptions prompt;
   generation::SamplingOptions sampling{.max_new_tokens = 512, .temperature = 0};
-  generation::EngineOptions engine{.max_rows = 64};
+  generation::EngineOptions engine;
   MetricOptions metrics;
   std::int64_t processes = 1;
   dist::DistOptions dist;
@@ -83,9 +83,10 @@ struct Evaluation {
   Json document;                              // what metrics.json holds
 };
 
-// Asks the model every question of the set and writes, where `out` is given, config.yaml, manifest.json, metrics.json
-// (scores_to_json with name, provenance and baselines) and predictions.jsonl (prediction_line of each question, with
-// the probability that the model gave its answer as its confidence).
+// Asks the model every question of the set, those about one picture one after the other, and writes, where `out` is
+// given, config.yaml, manifest.json, metrics.json (scores_to_json with name, provenance and baselines) and
+// predictions.jsonl (prediction_line of each question, with the probability that the model gave its answer as its
+// confidence).
 //
 // Each answer is kept in `out`/answers.partial.jsonl as it ends (those of other processes: as their batch ends), so
 // that a killed evaluation asks only what has no answer yet; with the same settings, model and data the result is the
@@ -94,7 +95,7 @@ struct Evaluation {
 // nothing here does by itself); its grades are kept in `out`/judge.jsonl.
 Evaluation evaluate(const EvalOptions& options, const Judge& judge = {});
 
-// The same in several processes: all of them call it, each asks its share of every batch, and rank 0 writes and returns
+// The same in several processes: all of them call it, each asks its part of every batch, and rank 0 writes and returns
 // what one process would (the others' results are empty).
 Evaluation evaluate(const EvalOptions& options, dist::ProcessGroup& group, const Judge& judge = {});
 

@@ -26,17 +26,25 @@ std::string text_format_name(TextFormat format);
 // The same response in the first format, which score_question reads. Text that is not of its format stays as it is (and
 // will be unparsed). Never throws on text. A reading of other formats:
 //   gemex     <reason> becomes the reasoning
-//   box_json  "label" names the region; the answer is the "answer" of an object, else the labels
+//   box_json  "label" names the region; the answer is the "answer" of an object, else the labels, else "none" for an
+//             empty list; words in <answer> are an answer without boxes
 //   plain     everything but the boxes is the answer
-std::string to_tagged_response(std::string_view text, TextFormat format);
+// `order`: how the text writes its boxes; the result has x1, y1, x2, y2. "box_2d" is yxyx whatever it says.
+std::string to_tagged_response(std::string_view text, TextFormat format,
+                               grounding::BoxOrder order = grounding::BoxOrder::xyxy);
 
 struct PredictionOptions {
   std::string format = "auto";
+  std::string box_order = "xyxy";
   std::string id_key;
   std::string text_key;
 
   void visit(SettingsVisitor& v) {
     v.setting("format", format, "How predictions are written: auto, tags, gemex, box_json or plain.");
+    v.setting(
+        "box_order", box_order,
+        "Order of a predicted box's numbers: xyxy (corners), yxyx, xywh (corner, width, height) or cxcywh (centre, "
+        "width, height); \"box_2d\" is yxyx by itself.");
     v.setting("id_key", id_key, "Key of a prediction's question id; empty: id, question_id, row_id or q_id.");
     v.setting("text_key", text_key,
               "Key of a prediction's text; empty: response, text, output, prediction, model_output, pred or answer.");
@@ -52,9 +60,13 @@ struct Prediction {
 
 struct PredictionFile {
   TextFormat format = TextFormat::tags;
+  grounding::BoxOrder order = grounding::BoxOrder::xyxy;
   std::string id_key, text_key;  // as found
   bool has_ids = true;           // without ids, predictions stand in the order of the questions
   std::vector<Prediction> predictions;
+
+  // to_tagged_response of one of them.
+  std::string tagged(const Prediction& prediction) const { return to_tagged_response(prediction.text, format, order); }
 };
 
 // Reads JSON lines, a JSON list, or a JSON object with such a list under "results", "predictions", "answers" or

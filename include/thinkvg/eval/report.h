@@ -208,8 +208,8 @@ ReportData read_report(const ReportOptions& options);
 std::string render_report(const ReportData& data);
 
 // The scores of all runs, one figure a line: run,metric,group,value,low,high,n; and the same of the paired differences:
-// comparison,metric,difference,low,high,p,p_holm; and what each run's scores depend on (rules, subset, prompt, judge,
-// hashes, seed, version): run,name,value.
+// comparison,metric,difference,low,high,p,p_holm,detectable,p_mcnemar; and what each run's scores depend on (rules,
+// subset, prompt, judge, hashes, seed, version): run,name,value.
 std::string scores_csv(const ReportData& data);
 std::string differences_csv(const ReportData& data);
 std::string runs_csv(const ReportData& data);
