@@ -1,4 +1,5 @@
 #include <spdlog/fmt/fmt.h>
+#include <spdlog/spdlog.h>
 
 #include <condition_variable>
 #include <cstdio>
@@ -214,6 +215,9 @@ int ask_one(const GenerateOptions& options) {
   asked.stream = {hash_key("generate"), static_cast<std::uint64_t>(options.seed)};
   Generator generator(options);
   const generation::BuiltPrompt built = generator.build(asked);
+  for (std::size_t i = 0; i < built.pictures.size(); ++i)
+    spdlog::info("{}: {} x {} pixels, {} image tokens", asked.names[i], built.pictures[i]->original.width,
+                 built.pictures[i]->original.height, built.pictures[i]->features.size(0));
   std::size_t printed = 0;
   std::function<void(const std::string&)> print;
   if (!options.json) {

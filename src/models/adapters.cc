@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <regex>
 #include <set>
 
 #include "thinkvg/core/error.h"
@@ -63,17 +64,29 @@ void check_supported(const Json& config, const std::string& file) {
   for (const char* key : {"use_dora", "fan_in_fan_out", "lora_bias", "use_qalora"})
     if (config.value(key, Json()) == Json(true)) refuse(key, true);
   if (config.value("bias", "none") != "none") refuse("bias", config.at("bias"));
-  for (const char* key : {"modules_to_save", "trainable_token_indices", "layer_replication"})
+  for (const char* key : {"modules_to_save", "trainable_token_indices", "layer_replication", "alora_invocation_tokens",
+                          "arrow_config", "use_bdlora", "kasa_config", "monteclora_config", "target_parameters"})
     if (const Json value = config.value(key, Json()); !value.is_null() && !value.empty()) refuse(key, value);
+  // Ways to start from another base than the model that the folder names: its weights were changed.
+  const Json start = config.value("init_lora_weights", Json());
+  for (const char* known : {"pissa", "corda", "olora", "loftq", "lora_ga"})
+    if (start.is_string() && start.get<std::string>().starts_with(known)) refuse("init_lora_weights", start);
 }
 
-// rank_pattern and alpha_pattern: the value of the first pattern that ends the module's name.
+// rank_pattern and alpha_pattern: the value of the first regular expression that is the module's name or, behind a dot,
+// its end.
 template <class Value>
-Value patterned(const Json& config, const char* key, const std::string& module, Value fallback) {
+Value patterned(const Json& config, const char* key, const std::string& module, Value fallback,
+                const std::string& file) {
   const Json patterns = config.value(key, Json::object());
   if (!patterns.is_object()) return fallback;
-  for (const auto& [pattern, value] : patterns.items())
-    if (module == pattern || module.ends_with("." + pattern)) return value.template get<Value>();
+  for (const auto& [pattern, value] : patterns.items()) {
+    try {
+      if (std::regex_match(module, std::regex("(.*\\.)?(" + pattern + ")"))) return value.template get<Value>();
+    } catch (const std::regex_error& error) {
+      throw_failure("{}: {} holds '{}', which is no regular expression: {}", file, key, pattern, error.what());
+    }
+  }
   return fallback;
 }
 
@@ -139,8 +152,8 @@ Adapters::Adapters(std::shared_ptr<VisionLanguageModel> model, const fs::path& f
       continue;
     }
     const std::string published = model_->transformers_name(name);
-    const auto rank = patterned<std::int64_t>(config, "rank_pattern", published, options_.rank);
-    attach(name, rank, patterned<double>(config, "alpha_pattern", published, options_.alpha));
+    const auto rank = patterned<std::int64_t>(config, "rank_pattern", published, options_.rank, file);
+    attach(name, rank, patterned<double>(config, "alpha_pattern", published, options_.alpha, file));
     options_.target_modules.push_back(name);
     nn::LowRankAdapter& adapter = *adapters_.back().adapter;
     if (down->second.sizes() != adapter.down.sizes() || up->second.sizes() != adapter.up.sizes()) {

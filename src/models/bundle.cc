@@ -38,12 +38,27 @@ std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) 
 
 namespace {
 
+// processor_config.json without the picture's part, which preprocessor_config.json holds as it is used.
+std::map<std::string, std::string> read_processor_files(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  if (const char* name = "video_preprocessor_config.json"; fs::exists(folder / name))
+    files[name] = read_file(folder / name);
+  if (const char* name = "processor_config.json"; fs::exists(folder / name)) {
+    Json config = read_json_file(folder / name);
+    if (!config.is_object()) throw_failure("{}: expected a JSON object", (folder / name).string());
+    config.erase("image_processor");
+    files[name] = config.dump(2) + "\n";
+  }
+  return files;
+}
+
 // `load_model`: reads the model itself.
 template <class LoadModel>
 ModelBundle read_bundle(const fs::path& folder, const LoadModel& load_model) {
   ModelBundle bundle;
   bundle.tokenizer = text::load_tokenizer(folder);
   bundle.tokenizer_files = read_tokenizer_files(folder);
+  bundle.processor_files = read_processor_files(folder);
   bundle.chat = &text::load_chat_template(folder);
   bundle.processor = std::make_shared<const ImageProcessor>(ImageProcessor::load(folder));
   bundle.model = load_model(folder);
@@ -55,10 +70,10 @@ ModelBundle read_bundle(const fs::path& folder, const LoadModel& load_model) {
 
 }  // namespace
 
-ModelBundle load_bundle(const fs::path& folder) {
+ModelBundle load_bundle(const fs::path& folder, std::optional<at::ScalarType> dtype) {
   if (!fs::is_directory(folder)) throw_failure("there is no model folder {}", folder.string());
-  if (!is_adapter_folder(folder)) return read_bundle(folder, load);
-  ModelBundle bundle = load_bundle(adapter_base(folder));
+  if (!is_adapter_folder(folder)) return read_bundle(folder, [&](const fs::path& path) { return load(path, dtype); });
+  ModelBundle bundle = load_bundle(adapter_base(folder), dtype);
   Adapters(bundle.model, folder).merge();
   return bundle;
 }
@@ -72,6 +87,15 @@ FolderContent bundle_content(const ModelBundle& bundle) {
   FolderContent content = model_content(*bundle.model);
   content.texts["preprocessor_config.json"] = bundle.processor->to_json().dump(2) + "\n";
   for (const auto& [name, text] : bundle.tokenizer_files) content.texts[name] = text;
+  for (const auto& [name, text] : bundle.processor_files) content.texts[name] = text;
+  // transformers' processors read the template from a file of its own alone, not out of the tokenizer's settings.
+  const auto settings = bundle.tokenizer_files.find("tokenizer_config.json");
+  if (settings != bundle.tokenizer_files.end() && !content.texts.contains("chat_template.jinja") &&
+      !content.texts.contains("chat_template.json")) {
+    const Json config = Json::parse(settings->second);
+    if (config.contains("chat_template") && config.at("chat_template").is_string())
+      content.texts["chat_template.jinja"] = config.at("chat_template").get<std::string>();
+  }
   const SpecialTokens& special = bundle.model->special_tokens();
   const Json generation = {{"do_sample", false}, {"eos_token_id", special.end}, {"pad_token_id", special.pad}};
   content.texts["generation_config.json"] = generation.dump(2) + "\n";

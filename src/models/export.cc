@@ -196,8 +196,8 @@ ExportPlan plan_export(const ExportOptions& options) {
 
 ExportReport export_model(const ExportOptions& options) {
   const ExportPlan plan = plan_export(options);
-  ModelBundle bundle = load_bundle(plan.base);
-  if (widens(plan, options.verify)) bundle.model->to(at::kFloat);
+  const auto in_float = [](bool wide) { return wide ? std::optional(at::kFloat) : std::nullopt; };
+  ModelBundle bundle = load_bundle(plan.base, in_float(widens(plan, options.verify)));
   std::unique_ptr<Adapters> adapters;
   if (!plan.adapter.empty()) adapters = std::make_unique<Adapters>(bundle.model, plan.adapter);
   at::Tensor before;
@@ -222,8 +222,7 @@ ExportReport export_model(const ExportOptions& options) {
     if (options.verify) {
       content = {};
       bundle = {};
-      ModelBundle written = load_bundle(folder);
-      if (plan.written_dtype == "float16") written.model->to(at::kFloat);
+      ModelBundle written = load_bundle(folder, in_float(plan.written_dtype == "float16"));
       const at::Tensor after = prompt_logits(written, options);
       report.verified = compare(before, after);
       judge(*report.verified, before, after, plan);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "thinkvg/core/error.h"
@@ -83,16 +84,28 @@ std::map<std::string, at::Tensor> read_weights(const std::filesystem::path& fold
   }
   std::map<std::string, std::map<std::string, at::Tensor>> shards;
   std::map<std::string, at::Tensor> weights;
+  std::vector<std::string> problems;
+  std::set<std::string> unreadable;
   for (const auto& [name, value] : index.at("weight_map").items()) {
-    if (!value.is_string()) throw_failure("{}: weight_map names no file for '{}'", index_file.string(), name);
-    const auto file = value.get<std::string>();
-    if (!shards.contains(file)) shards.emplace(file, read_safetensors(folder / file));
-    const auto found = shards.at(file).find(name);
-    if (found == shards.at(file).end()) {
-      throw_failure("{}: '{}' should be in {}, but is not", index_file.string(), name, file);
+    if (!value.is_string()) {
+      problems.push_back(fmt::format("weight_map names no file for '{}'", name));
+      continue;
     }
-    weights.insert(*found);
+    const auto file = value.get<std::string>();
+    try {
+      if (!shards.contains(file) && !unreadable.contains(file)) shards.emplace(file, read_safetensors(folder / file));
+    } catch (const std::runtime_error& error) {
+      problems.emplace_back(error.what());
+      unreadable.insert(file);
+    }
+    if (unreadable.contains(file)) continue;
+    const auto found = shards.at(file).find(name);
+    if (found == shards.at(file).end())
+      problems.push_back(fmt::format("'{}' should be in {}, but is not", name, file));
+    else
+      weights.insert(*found);
   }
+  if (!problems.empty()) throw_failure("{}:\n  {}", index_file.string(), fmt::join(problems, "\n  "));
   return weights;
 }
 
@@ -128,7 +141,7 @@ bool is_constant(const std::string& name) {
 }
 
 void fill_parameters(VisionLanguageModel& model, std::map<std::string, at::Tensor> weights,
-                     const std::filesystem::path& folder) {
+                     std::optional<at::ScalarType> dtype, const std::filesystem::path& folder) {
   const at::NoGradGuard no_grad;
   std::map<std::string, at::Tensor> parameters;
   for (const auto& item : model.named_parameters()) parameters.emplace(item.key(), item.value());
@@ -157,7 +170,11 @@ void fill_parameters(VisionLanguageModel& model, std::map<std::string, at::Tenso
     append_problems(&report, "of another shape", misshaped);
     throw std::runtime_error(report);
   }
-  for (auto& [name, parameter] : parameters) parameter.set_data(weights.at(name));
+  for (auto& [name, parameter] : parameters) {
+    const auto found = weights.find(name);
+    parameter.set_data(dtype ? converted(found->second, *dtype) : found->second);
+    weights.erase(found);
+  }
 }
 
 std::string dtype_text(at::ScalarType type) {
@@ -177,7 +194,7 @@ std::string dtype_text(at::ScalarType type) {
 
 at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const { return nn::linear(hidden, output_weight()); }
 
-std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
+std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype) {
   const Json config = read_config(folder);
   return blaming(folder, [&] {
     const bool is_released = is_released_llava(config);
@@ -197,11 +214,11 @@ std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder) {
     for (auto& [name, tensor] : written) {
       if (is_constant(name)) continue;
       const std::string registered = model->registered_name(name);
-      if (!weights.emplace(registered, tensor).second) {
+      if (!weights.emplace(registered, std::move(tensor)).second) {
         throw_failure("{}: two tensors of the checkpoint mean '{}'", folder.string(), registered);
       }
     }
-    fill_parameters(*model, std::move(weights), folder);
+    fill_parameters(*model, std::move(weights), dtype, folder);
     return model;
   });
 }

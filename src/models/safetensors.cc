@@ -22,6 +22,8 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "safetensors files are little endian");
 
+constexpr const char* kWeights = "model.safetensors";
+constexpr const char* kWeightsIndex = "model.safetensors.index.json";
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kLargestHeader = 100'000'000;  // as the reference implementation
 
@@ -93,6 +95,17 @@ class Mapping {
   char* data_ = nullptr;
   std::uint64_t size_ = 0;
 };
+
+// Tells tensors that look into a mapping from others: it is the deleter of their storage.
+void release_mapping(void* mapping) { delete static_cast<std::shared_ptr<const Mapping>*>(mapping); }
+
+// Gives back the memory of whole pages of a mapping that nobody has written to; they are read again when touched.
+void forget_pages(const char* begin, std::uint64_t size) {
+  static const auto kPage = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<std::uintptr_t>(begin);
+  const std::uintptr_t first = (address + kPage - 1) / kPage * kPage, end = (address + size) / kPage * kPage;
+  if (first < end) ::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+}
 
 struct Entry {
   at::ScalarType type{};
@@ -166,6 +179,25 @@ void write_all(int descriptor, const char* data, std::uint64_t size, const std::
   }
 }
 
+// Whether a file of a folder is (a part of) the model's weights.
+bool is_weights_file(const std::string& name) {
+  return name == kWeights || name == kWeightsIndex || (name.starts_with("model-") && name.ends_with(".safetensors"));
+}
+
+bool holds_weights(const FolderContent& content) {
+  return std::any_of(content.tensors.begin(), content.tensors.end(),
+                     [](const auto& item) { return is_weights_file(item.first); });
+}
+
+// Weights that were written in other files before would be read in place of the new ones, or be found beside them.
+void remove_older_weights(const FolderContent& content, const std::filesystem::path& folder) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (is_weights_file(name) && !content.tensors.contains(name) && !content.texts.contains(name))
+      std::filesystem::remove(entry.path());
+  }
+}
+
 const char* dtype_name(const std::string& tensor, at::ScalarType type) {
   for (const DtypeName& known : kDtypes) {
     if (known.type == type) return known.name;
@@ -214,15 +246,26 @@ std::map<std::string, at::Tensor> read_safetensors(const std::filesystem::path& 
     if (entry.begin == entry.end) {
       tensors.emplace(key, at::empty(entry.shape, options));
     } else if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(entry.type) == 0) {
-      tensors.emplace(key, at::from_blob(
-                               data, entry.shape, [mapping](void*) {}, options));
+      tensors.emplace(key, at::for_blob(data, entry.shape)
+                               .context(new std::shared_ptr<const Mapping>(mapping), release_mapping)
+                               .options(options)
+                               .make_tensor());
     } else {
       at::Tensor copy = at::empty(entry.shape, options);
       std::memcpy(copy.mutable_data_ptr(), data, entry.end - entry.begin);
+      forget_pages(data, entry.end - entry.begin);
       tensors.emplace(key, std::move(copy));
     }
   }
   return tensors;
+}
+
+at::Tensor converted(const at::Tensor& tensor, at::ScalarType dtype) {
+  if (tensor.scalar_type() == dtype) return tensor;
+  at::Tensor result = tensor.to(dtype);
+  if (tensor.is_contiguous() && tensor.storage().data_ptr().get_deleter() == &release_mapping)
+    forget_pages(static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes());
+  return result;
 }
 
 void write_safetensors(const NamedTensors& tensors, const std::filesystem::path& file,
@@ -279,12 +322,13 @@ void write_content(const FolderContent& whole, const std::filesystem::path& fold
     std::filesystem::create_directories((folder / name).parent_path());
     write_file_atomically(folder / name, text);
   }
+  if (holds_weights(content)) remove_older_weights(content, folder);
 }
 
 FolderContent split_weights(FolderContent content) {
   if (content.max_file_bytes < 1)
     throw_invalid("files of weights need room for at least one byte, not {}", content.max_file_bytes);
-  const auto whole = content.tensors.find("model.safetensors");
+  const auto whole = content.tensors.find(kWeights);
   if (whole == content.tensors.end()) return content;
   std::vector<NamedTensors> shards(1);
   std::uint64_t total = 0, filled = 0;
@@ -309,7 +353,7 @@ FolderContent split_weights(FolderContent content) {
     content.tensors[file] = std::move(shards[i]);
   }
   const Json index = {{"metadata", {{"total_parameters", parameters}, {"total_size", total}}}, {"weight_map", files}};
-  content.texts["model.safetensors.index.json"] = index.dump(2) + "\n";
+  content.texts[kWeightsIndex] = index.dump(2) + "\n";
   return content;
 }
 

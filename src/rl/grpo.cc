@@ -165,8 +165,9 @@ class GrpoTrainer {
 
     // With adapters the model below them is the reference.
     if (options.beta != 0 && !trained_.adapters()) {
-      reference_ = models::load_bundle(models::resolve_model_folder(options.model)).model;
-      reference_->to(trained_.model().output_weight().scalar_type());
+      reference_ = models::load_bundle(models::resolve_model_folder(options.model),
+                                       trained_.model().output_weight().scalar_type())
+                       .model;
       for (const at::Tensor& parameter : reference_->parameters()) parameter.set_requires_grad(false);
     }
     if (options.sync_ref_model && !reference_)

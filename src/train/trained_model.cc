@@ -20,8 +20,7 @@ TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options,
   options.check();
   const fs::path start = models::resolve_model_folder(folder);
   base_ = fs::absolute(start).lexically_normal().string();
-  bundle_ = models::load_bundle(start);
-  bundle_.model->to(scalar_type(options.dtype));
+  bundle_ = models::load_bundle(start, scalar_type(options.dtype));
   if (options.lora.rank > 0) {
     if (models::is_adapter_folder(start))
       throw_invalid(
@@ -45,12 +44,10 @@ TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options,
   if (options.lora.rank > 0) {
     const fs::path start = models::resolve_model_folder(folder);
     base_ = fs::absolute(start).lexically_normal().string();
-    bundle_ = models::load_bundle(start);
-    bundle_.model->to(scalar_type(options.dtype));
+    bundle_ = models::load_bundle(start, scalar_type(options.dtype));
     adapters_ = std::make_unique<models::Adapters>(bundle_.model, checkpoint);
   } else {
-    bundle_ = models::load_bundle(checkpoint);
-    bundle_.model->to(scalar_type(options.dtype));
+    bundle_ = models::load_bundle(checkpoint, scalar_type(options.dtype));
   }
   choose_parameters(options);
 }

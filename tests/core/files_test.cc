@@ -198,6 +198,14 @@ TEST(PeakMemory, GrowsWithUse) {
   EXPECT_GT(peak_memory_bytes(), before + (32 << 20)) << block.back();
 }
 
+// The child is this program once more, started from a process that holds half a gigabyte.
+TEST(PeakMemoryDeathTest, StartsAnewWithEachProgram) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const bool starts_it = !testing::internal::InDeathTestChild();
+  const std::vector<char> block(starts_it ? std::size_t{512} << 20 : 0, 1);
+  EXPECT_EXIT(std::_Exit(peak_memory_bytes() < (256 << 20) ? 0 : 1), testing::ExitedWithCode(0), "") << block.size();
+}
+
 TEST(Files, ReadsFilesOfUnknownSize) {
   EXPECT_EQ(read_file("/dev/null"), "");
   // Files of /proc say that they are empty.

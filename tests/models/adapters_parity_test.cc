@@ -6,6 +6,7 @@
 
 #include <fstream>
 
+#include "tests/support/oracle.h"
 #include "tests/support/temporary_folder.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/models/adapters.h"
@@ -18,7 +19,7 @@ using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
 std::filesystem::path data(const std::string& area, const std::string& name) {
-  return std::filesystem::path(THINKVG_TEST_DATA) / area / name;
+  return test::parity_data() / area / name;
 }
 
 // The inputs of the case "several" of tests/parity/write_qwen2_5_vl.py.
@@ -150,6 +151,33 @@ TEST(AdaptersTest, TargetsAreChosenByPartAndName) {
   EXPECT_THAT([&] { modules(options); }, ThrowsMessage<std::invalid_argument>(HasSubstr("language, projector")));
 }
 
+// PEFT's patterns are regular expressions.
+TEST(AdaptersTest, PatternsNameRankAndAlpha) {
+  const at::NoGradGuard no_grad;
+  const auto model = load(data("qwen2_5_vl", "untied"));
+  const Case input("untied");
+  const auto expected = read_safetensors(data("lora", "untied") / "expected.safetensors");
+  const test::TemporaryFolder folder;
+  std::filesystem::copy(data("lora", "untied"), folder.path(),
+                        std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
+  Json config = read_json_file(folder / "adapter_config.json");
+  const Json ranks = config["rank_pattern"], alphas = config["alpha_pattern"];
+  const auto logits_with = [&](const std::string& rank, const std::string& alpha) {
+    config["rank_pattern"] = {{rank, ranks.front()}};
+    config["alpha_pattern"] = {{alpha, alphas.front()}};
+    write_file_atomically(folder / "adapter_config.json", config.dump());
+    const Adapters adapters(model, folder.path());
+    return input.logits(*model);
+  };
+  for (const char* pattern :
+       {"q_proj", "self_attn.q_proj", "self_attn\\.q_.*", ".*layers\\.[0-9]+\\.self_attn.(q|k)_proj",
+        "^model.language_model.layers.\\d+.self_attn.q_proj$"})
+    EXPECT_LT(largest_difference(logits_with(pattern, pattern), expected.at("logits")), 1e-4) << pattern;
+  EXPECT_GT(largest_difference(logits_with("q_proj", "_proj"), expected.at("logits")), 1e-2) << "no whole name";
+  EXPECT_THAT([&] { logits_with("q_proj", "(q_proj"); },
+              ThrowsMessage<std::runtime_error>(HasSubstr("alpha_pattern holds '(q_proj'")));
+}
+
 TEST(AdaptersTest, UnusableFoldersAreNamed) {
   const auto model = load(data("qwen2_5_vl", "untied"));
   EXPECT_THAT([&] { Adapters(model, data("lora", "tied")); },
@@ -157,10 +185,19 @@ TEST(AdaptersTest, UnusableFoldersAreNamed) {
   const test::TemporaryFolder folder;
   std::filesystem::copy(data("lora", "untied"), folder.path(),
                         std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
-  Json config = read_json_file(folder / "adapter_config.json");
-  config["use_dora"] = true;
-  write_file_atomically(folder / "adapter_config.json", config.dump());
-  EXPECT_THAT([&] { Adapters(model, folder.path()); }, ThrowsMessage<std::runtime_error>(HasSubstr("use_dora")));
+  const Json config = read_json_file(folder / "adapter_config.json");
+  for (const auto& [key, value] : {std::pair<const char*, Json>("use_dora", true),
+                                   {"init_lora_weights", "pissa_niter_4"},
+                                   {"alora_invocation_tokens", {3, 4}},
+                                   {"target_parameters", {"experts.gate_up_proj"}},
+                                   {"bias", "all"},
+                                   {"modules_to_save", {"lm_head"}}}) {
+    Json changed = config;
+    changed[key] = value;
+    write_file_atomically(folder / "adapter_config.json", changed.dump());
+    EXPECT_THAT([&] { Adapters(model, folder.path()); },
+                ThrowsMessage<std::runtime_error>(HasSubstr(std::string(key) + " is " + value.dump())));
+  }
 }
 
 }  // namespace

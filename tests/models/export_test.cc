@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 
+#include "tests/support/oracle.h"
 #include "tests/support/tiny_run.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/models/adapters.h"
@@ -191,10 +192,9 @@ TEST(Export, WrongSettingsAreNamed) {
   EXPECT_THROW(plan_export(options), std::runtime_error);
 }
 
-// Needs a Python that has transformers: its path in THINKVG_ORACLE_PYTHON.
 TEST(ExportOpenInTransformersParity, ShardsGiveTheSameLogits) {
-  const char* python = std::getenv("THINKVG_ORACLE_PYTHON");
-  if (python == nullptr) GTEST_SKIP() << "THINKVG_ORACLE_PYTHON does not name a Python with transformers";
+  const test::Oracle oracle = test::find_oracle("torch transformers peft");
+  if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
   const at::NoGradGuard no_grad;
   const test::TemporaryFolder made;
   for (const char* dtype : {"float32", "bfloat16"}) {
@@ -224,9 +224,53 @@ TEST(ExportOpenInTransformersParity, ShardsGiveTheSameLogits) {
                        {"end", at::tensor(model.special_tokens().end, at::kLong)}},
                       numbers);
     const std::string command =
-        std::string(python) + " " THINKVG_SOURCE_DIR "/tests/parity/open_in_transformers.py " + options.out;
+        oracle.python + " " THINKVG_SOURCE_DIR "/tests/parity/open_in_transformers.py " + options.out;
     EXPECT_EQ(std::system(command.c_str()), 0) << command;
   }
+}
+
+// Tokenizer, template and processor, too: the ids and pixels of a question about a picture.
+TEST(ExportOpenInTransformersParity, ProcessorsMakeTheSameIdsAndPixels) {
+  const test::Oracle oracle = test::find_oracle("torch torchvision transformers");
+  if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
+  const test::TemporaryFolder folder;
+  const ModelBundle bundle = load_bundle(test::tiny_run().model);
+  save_bundle(bundle, folder.path());
+  // A square, which the padding to one leaves alone: transformers knows of none.
+  image::Picture picture{.width = 130, .height = 130, .pixels = {}};
+  for (std::int64_t i = 0; i < 3 * 130 * 130; ++i) picture.pixels.push_back(static_cast<std::uint8_t>(i * i / 97 + i));
+  const ProcessedPicture processed = bundle.processor->process(picture);
+  const std::string question = "Is there an opacity, or a nodule (3 mm)?";
+  const VisionLanguageModel& model = *bundle.model;
+  const text::Prompt prompt =
+      text::chat_prompt(*bundle.tokenizer, *bundle.chat, "", question,
+                        {{model.num_image_tokens(processed.patches.grids.front())}, model.special_tokens().image});
+  write_safetensors({{"picture", at::tensor(picture.pixels, at::kByte).view({130, 130, 3})},
+                     {"pixel_values", processed.patches.values},
+                     {"ids", at::tensor(prompt.ids, at::kLong)}},
+                    folder / "processed.safetensors");
+  write_file_atomically(folder / "processed.json", Json({{"question", question}}).dump());
+  const test::ProcessResult result =
+      test::run_process({oracle.python, THINKVG_SOURCE_DIR "/tests/parity/open_processor.py", folder.path().string()});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
+// What transformers' processor classes want beside the picture's settings is handed on.
+TEST(Bundle, FilesOfTheProcessorAreHandedOn) {
+  const test::TemporaryFolder given, saved;
+  for (const auto& entry : fs::directory_iterator(test::tiny_run().model))
+    if (entry.is_regular_file()) fs::copy_file(entry.path(), given / entry.path().filename().string());
+  write_file_atomically(given / "processor_config.json",
+                        R"({"processor_class": "LlavaProcessor", "patch_size": 14, "num_additional_image_tokens": 1,
+                            "image_processor": {"max_pixels": 7}})");
+  write_file_atomically(given / "video_preprocessor_config.json", R"({"fps": 2})");
+  save_bundle(load_bundle(given.path()), saved.path());
+  EXPECT_EQ(
+      read_json_file(saved / "processor_config.json"),
+      Json::parse(R"({"processor_class": "LlavaProcessor", "patch_size": 14, "num_additional_image_tokens": 1})"));
+  EXPECT_EQ(read_json_file(saved / "video_preprocessor_config.json"), Json::parse(R"({"fps": 2})"));
+  EXPECT_EQ(read_json_file(saved / "tokenizer_config.json").at("chat_template").get<std::string>(),
+            read_file(saved / "chat_template.jinja"));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "tests/support/oracle.h"
 #include "tests/support/temporary_folder.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/models/adapters.h"
@@ -30,9 +31,7 @@ const std::vector<std::string>& checkpoints() {
   return kCheckpoints;
 }
 
-std::filesystem::path folder_of(const std::string& checkpoint) {
-  return std::filesystem::path(THINKVG_TEST_DATA) / checkpoint;
-}
+std::filesystem::path folder_of(const std::string& checkpoint) { return test::parity_data() / checkpoint; }
 
 std::vector<std::int64_t> to_vector(const at::Tensor& tensor) {
   const at::Tensor plain = tensor.contiguous();
@@ -392,6 +391,47 @@ TEST_P(FamilyPackingParity, AdaptersWorkComeBackAndMerge) {
   EXPECT_LE(largest_difference(forward(*model, input), adapted), 1e-4);
 }
 
+// bfloat16 and float16 give float32's logits but for their rounding, in a whole pass and out of a cache, and train.
+TEST_P(FamilyPackingParity, NarrowWeightsStayClose) {
+  const Case input(GetParam(), "several");
+  const auto wide = load(folder_of(GetParam()), at::kFloat);
+  const auto length = std::ssize(input.ids);
+  const std::vector<std::int64_t> more = {7};
+  const auto distance = [](const at::Tensor& got, const at::Tensor& wanted) {
+    return ((got.to(at::kFloat) - wanted).norm() / wanted.norm()).item<double>();
+  };
+  at::Tensor expected;
+  {
+    const at::NoGradGuard no_grad;
+    expected = forward(*wide, input, more);
+  }
+  for (const auto& [type, tolerance] : {std::pair(at::kBFloat16, 0.1), std::pair(at::kHalf, 0.0125)}) {
+    const auto model = load(folder_of(GetParam()), type);
+    const at::Tensor logits = forward(*model, input, more);
+    EXPECT_EQ(logits.scalar_type(), type);
+    EXPECT_LE(distance(logits.detach(), expected), tolerance) << type;
+    loss_of(logits.narrow(0, 0, length).to(at::kFloat), input.labels).backward();
+    for (const auto& [name, gradient] : gradients(*model)) EXPECT_TRUE(gradient.isfinite().all().item<bool>()) << name;
+
+    const at::NoGradGuard no_grad;
+    std::vector<std::int64_t> pages(static_cast<std::size_t>(nn::PagedKvCache::pages_for(length + 1)));
+    std::iota(pages.begin(), pages.end(), 0);
+    nn::PagedKvCache cache({model->num_layers(), std::ssize(pages), model->num_kv_heads(), model->head_dim()},
+                           at::TensorOptions(type));
+    PackBuilder builder;
+    builder.add(sequence_of(*model, input, features_of(*model, input.patches)));
+    const Pack pack = builder.build(at::kCPU);
+    nn::PagedAttention prefill(cache, {{pages, 0}}, pack.layout);
+    const at::Tensor first = model->logits(run_pack(*model, pack, prefill));
+    EXPECT_LE(distance(first, expected.narrow(0, 0, length)), tolerance) << type;
+    nn::PagedAttention step(cache, {{pages, length}}, {{1}, {}});
+    const std::int64_t next = model->token_positions(input.ids, input.patches.grids).next;
+    const at::Tensor state =
+        model->decode(model->embed(at::tensor(more, at::kLong), {}, {}), text_positions(next, 1), step);
+    EXPECT_LE(distance(model->logits(state)[0], expected[length]), 2 * tolerance) << type;
+  }
+}
+
 // What save() writes is the model.
 TEST_P(FamilyPackingParity, SavedModelsComeBack) {
   const at::NoGradGuard no_grad;
@@ -425,13 +465,12 @@ TEST(Qwen2_5VlParity, WindowOrderIsIdentical) {
   }
 }
 
-// What save() writes is a checkpoint of transformers, and an adapter's folder one of PEFT. Needs a Python that has it:
-// its path in THINKVG_ORACLE_PYTHON.
+// What save() writes is a checkpoint of transformers, and an adapter's folder one of PEFT.
 TEST(OpenInTransformersParity, SavedModelsGiveTheSameLogits) {
-  const char* python = std::getenv("THINKVG_ORACLE_PYTHON");
-  if (python == nullptr) GTEST_SKIP() << "THINKVG_ORACLE_PYTHON does not name a Python with transformers";
+  const test::Oracle oracle = test::find_oracle("torch transformers peft");
+  if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
   const test::TemporaryFolder base;
-  std::string command = std::string(python) + " " THINKVG_SOURCE_DIR "/tests/parity/open_in_transformers.py";
+  std::string command = oracle.python + " " THINKVG_SOURCE_DIR "/tests/parity/open_in_transformers.py";
   for (const std::string& checkpoint : checkpoints()) {
     const at::NoGradGuard no_grad;
     const auto model = load(folder_of(checkpoint));
@@ -455,6 +494,30 @@ TEST(OpenInTransformersParity, SavedModelsGiveTheSameLogits) {
     command += " " + folder.string();
   }
   EXPECT_EQ(std::system(command.c_str()), 0) << command;
+}
+
+// The states are written anew with the pinned packages, and every test against stored states runs on the new ones.
+// Where the packages are not installed, the stored ones are all there is.
+TEST(FreshStatesParity, TheStoredStatesAreWhatTheScriptsWrite) {
+  const test::Oracle oracle = test::find_oracle("torch torchvision transformers peft");
+  if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
+  const test::TemporaryFolder made;
+  const std::string data = made.path().string();
+  for (const std::string script :
+       {"write_families.py --out " + data, "write_qwen2_5_vl.py --out " + data + "/qwen2_5_vl",
+        "write_lora.py --models " + data + "/qwen2_5_vl --out " + data + "/lora",
+        "write_qwen_processor.py --out " + data + "/qwen_processor/state.safetensors",
+        "write_square_processors.py --out " + data + "/square_processors"}) {
+    const test::ProcessResult written =
+        test::run_shell(oracle.python + " " THINKVG_SOURCE_DIR "/tests/parity/" + script);
+    ASSERT_EQ(written.exit_code, 0) << script << "\n" << written.err;
+  }
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
+  const test::ProcessResult result =
+      test::run_shell("THINKVG_PARITY_DATA=" + data + " " + program +
+                      " --gtest_filter='*Family*Parity.*:Qwen2_5VlParity.*:*AdaptersParity.*:ImageProcessorParity.*'");
+  EXPECT_EQ(result.exit_code, 0) << result.out;
+  EXPECT_EQ(result.out.find("[  SKIPPED ]"), std::string::npos) << result.out;
 }
 
 }  // namespace

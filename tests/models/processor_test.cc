@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/oracle.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/image/resize.h"
 #include "thinkvg/models/safetensors.h"
@@ -15,7 +16,7 @@ using testing::HasSubstr;
 using testing::ThrowsMessage;
 
 std::map<std::string, at::Tensor> stored_state() {
-  return read_safetensors(std::filesystem::path(THINKVG_TEST_DATA) / "qwen_processor/state.safetensors");
+  return read_safetensors(test::parity_data() / "qwen_processor/state.safetensors");
 }
 
 image::Picture to_picture(const at::Tensor& pixels) {
@@ -74,7 +75,7 @@ TEST(ImageProcessorParity, SizesEqualTransformers) {
 
 // CLIP's, LLaVA's, Gemma 3's and SigLIP's processors (torchvision back end), read from the files they write.
 TEST(ImageProcessorParity, SquarePixelsEqualTransformersToTheBit) {
-  const auto data = std::filesystem::path(THINKVG_TEST_DATA) / "square_processors";
+  const auto data = test::parity_data() / "square_processors";
   const auto state = read_safetensors(data / "state.safetensors");
   const Json cases = read_json_file(data / "cases.json");
   ASSERT_EQ(cases.size(), 45u);

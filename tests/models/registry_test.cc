@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <set>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
@@ -276,6 +277,79 @@ TEST(Registry, LargeModelsAreWrittenInShards) {
   const auto expected = parameters_of(*model), got = parameters_of(*load(folder));
   ASSERT_EQ(got.size(), expected.size());
   for (const auto& [name, tensor] : expected) EXPECT_TRUE(got.at(name).equal(tensor)) << name;
+}
+
+// A folder that is written again holds the new weights alone, whatever files the old ones lay in.
+TEST(Registry, OlderWeightsAreNotLeftBehind) {
+  const auto folder = new_folder("rewritten");
+  write_file_atomically(folder / "notes.txt", "kept");
+  const auto model = load(stored("tied"));
+  const auto rewrite = [&](double value, std::int64_t max_file_bytes) {
+    const at::NoGradGuard no_grad;
+    for (at::Tensor& parameter : model->parameters()) parameter.fill_(value);
+    FolderContent content = model_content(*model);
+    content.max_file_bytes = max_file_bytes;
+    write_content(content, folder);
+    for (const at::Tensor& parameter : load(folder)->parameters())
+      EXPECT_TRUE(parameter.eq(value).all().item<bool>()) << value;
+  };
+  const std::int64_t whole = 1 << 30;
+  rewrite(1, whole);
+  rewrite(2, 60'000);
+  EXPECT_FALSE(std::filesystem::exists(folder / "model.safetensors"));
+  rewrite(3, 30'000);  // more of them
+  rewrite(4, 60'000);
+  rewrite(5, whole);
+  std::set<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) left.insert(entry.path().filename().string());
+  EXPECT_THAT(left, ElementsAre("config.json", "generation_config.json", "model.safetensors", "notes.txt"));
+  // What holds no weights of a model, such as an adapter, leaves them alone.
+  write_content({.tensors = {{"adapter_model.safetensors", {{"x", at::ones(2)}}}}, .texts = {}}, folder);
+  EXPECT_TRUE(std::filesystem::exists(folder / "model.safetensors"));
+}
+
+TEST(Registry, OneErrorListsEveryShardThatDoesNotFit) {
+  const auto folder = new_folder("bad_shards");
+  FolderContent content = model_content(*load(stored("tied")));
+  content.max_file_bytes = 60'000;
+  write_content(content, folder);
+  Json index = read_json_file(folder / "model.safetensors.index.json");
+  const std::string first = "model-00001-of-", second = "model-00002-of-";
+  std::string cut, gone;
+  for (const auto& [name, file] : index["weight_map"].items()) {
+    if (file.get<std::string>().starts_with(first)) cut = file;
+    if (file.get<std::string>().starts_with(second)) gone = file;
+  }
+  std::filesystem::resize_file(folder / cut, 5000);
+  std::filesystem::remove(folder / gone);
+  index["weight_map"]["no.such.tensor"] = index["weight_map"]["model.norm.weight"];
+  index["weight_map"]["no.file"] = 3;
+  write_file_atomically(folder / "model.safetensors.index.json", index.dump());
+  EXPECT_THAT([&] { load(folder); },
+              ThrowsMessage<std::runtime_error>(
+                  AllOf(HasSubstr(cut), HasSubstr("truncated"), HasSubstr(gone), HasSubstr("cannot be opened"),
+                        HasSubstr("'no.such.tensor' should be in"), HasSubstr("names no file for 'no.file'"))));
+}
+
+// Of any dtype, into any dtype, from whole files and shards.
+TEST(Registry, WeightsAreConvertedOnLoading) {
+  const auto folder = new_folder("converted");
+  const auto expected = parameters_of(*load(stored("untied")));
+  for (const at::ScalarType written : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    FolderContent content = model_content(*load(stored("untied")));
+    content.dtype = written;
+    content.max_file_bytes = written == at::kHalf ? 30'000 : 1 << 30;
+    write_content(content, folder);
+    EXPECT_EQ(load(folder)->parameters().front().scalar_type(), written);
+    for (const at::ScalarType asked : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      const auto got = parameters_of(*load(folder, asked));
+      ASSERT_EQ(got.size(), expected.size());
+      for (const auto& [name, tensor] : expected) {
+        EXPECT_EQ(got.at(name).scalar_type(), asked);
+        EXPECT_TRUE(got.at(name).equal(tensor.to(written).to(asked))) << name << written << asked;
+      }
+    }
+  }
 }
 
 TEST(Registry, CentredNormsStartAtZero) {

@@ -1,6 +1,6 @@
 """Writes the reference states of tests/models/adapters_parity_test.cc with peft.
 
-Usage: python tests/parity/write_lora.py [--out tests/data/lora]
+Usage: python tests/parity/write_lora.py [--out tests/data/lora] [--models tests/data/qwen2_5_vl]
 
 Random adapters on the tiny checkpoints of write_qwen2_5_vl.py: "tied" adapts every linear layer of decoder and tower,
 "untied" two kinds of layers with rsLoRA and a rank of its own for one of them. Each folder is what peft saves, with the
@@ -28,17 +28,19 @@ CONFIGS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=DATA / "lora")
-    out = parser.parse_args().out
+    parser.add_argument("--models", type=pathlib.Path, default=DATA / "qwen2_5_vl")
+    options = parser.parse_args()
+    out, models = options.out, options.models
     torch.set_num_threads(1)
     for number, (name, options) in enumerate(CONFIGS.items()):
         torch.manual_seed(number)
-        base = Qwen2_5_VLForConditionalGeneration.from_pretrained(DATA / "qwen2_5_vl" / name)
+        base = Qwen2_5_VLForConditionalGeneration.from_pretrained(models / name)
         model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **options)).eval()
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
                 if "lora_" in parameter_name:
                     parameter.normal_(std=0.3)
-        case = load_file(DATA / "qwen2_5_vl" / name / "case_several.safetensors")
+        case = load_file(models / name / "case_several.safetensors")
         ids = case["ids"][None]
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == IMAGE).int(),
                        pixel_values=case["pixel_values"], image_grid_thw=case["grids"], labels=case["labels"][None])

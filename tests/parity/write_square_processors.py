@@ -2,7 +2,8 @@
 
 Usage: python tests/parity/write_square_processors.py [--out tests/data/square_processors]
 cases.json holds each case's preprocessor_config.json, state.safetensors the pictures and what the processors of
-transformers (torchvision back end) make of them. Written with torch 2.11, torchvision 0.26 and transformers 5.23.
+transformers (torchvision back end) make of them. Printed: by how much the Pillow back end differs, in parts of 255.
+Written with torch 2.11, torchvision 0.26 and transformers 5.23.
 """
 
 import argparse
@@ -11,8 +12,13 @@ import pathlib
 import random
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, Gemma3ImageProcessor, LlavaImageProcessor, SiglipImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 SIDE = 20
 
@@ -36,14 +42,15 @@ def main():
     generator, rng = torch.Generator().manual_seed(0), random.Random(0)
     square, shortest = {"height": SIDE, "width": SIDE}, {"shortest_edge": SIDE}
     processors = [
-        CLIPImageProcessor(size=shortest, crop_size=square),
-        CLIPImageProcessor(size={"shortest_edge": SIDE + 5}, crop_size=square),
-        LlavaImageProcessor(size=shortest, crop_size=square, do_pad=True),
-        Gemma3ImageProcessor(size=square),
-        SiglipImageProcessor(size=square),
+        (CLIPImageProcessor, CLIPImageProcessorPil, dict(size=shortest, crop_size=square)),
+        (CLIPImageProcessor, CLIPImageProcessorPil, dict(size={"shortest_edge": SIDE + 5}, crop_size=square)),
+        (LlavaImageProcessor, LlavaImageProcessorPil, dict(size=shortest, crop_size=square, do_pad=True)),
+        (Gemma3ImageProcessor, Gemma3ImageProcessorPil, dict(size=square)),
+        (SiglipImageProcessor, SiglipImageProcessorPil, dict(size=square)),
     ]
     cases, state = [], {}
-    for processor in processors:
+    for torchvision_class, pillow_class, settings in processors:
+        processor, pillow, largest = torchvision_class(**settings), pillow_class(**settings), 0.0
         sizes = [(SIDE, SIDE), (9, 13), (61, 23), (23, 61), (150, 97)]
         sizes += [(rng.randint(7, 110), rng.randint(7, 110)) for _ in range(4)]
         for height, width in sizes:
@@ -52,6 +59,11 @@ def main():
             pixels = picture(height, width, generator)
             state[f"{number}:pixels"] = pixels.permute(1, 2, 0).contiguous()
             state[f"{number}:values"] = processor(images=[pixels], return_tensors="pt")["pixel_values"][0].contiguous()
+            picture_of_pillow = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            other = pillow(images=[picture_of_pillow], return_tensors="pt")["pixel_values"][0]
+            spread = 255 * torch.tensor(processor.image_std)[:, None, None]
+            largest = max(largest, ((state[f"{number}:values"] - other).abs() * spread).max().item())
+        print(f"{torchvision_class.__name__}: Pillow's back end differs by up to {largest:.2f} of 255")
     out.mkdir(parents=True, exist_ok=True)
     save_file(state, out / "state.safetensors")
     (out / "state.safetensors").chmod(0o644)

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "tests/serve/http_client.h"
-#include "tests/support/process.h"
+#include "tests/support/oracle.h"
 #include "tests/support/tiny_run.h"
 #include "thinkvg/core/random.h"
 #include "thinkvg/serve/server.h"
@@ -207,10 +207,11 @@ TEST_F(ServedModel, HoldsUnderLoad) {
 class ServedModelEndToEnd : public ServedModel {};
 
 TEST_F(ServedModelEndToEnd, ServesTheOpenAiClient) {
-  const char* python = std::getenv("THINKVG_ORACLE_PYTHON");
-  if (python == nullptr) GTEST_SKIP() << "THINKVG_ORACLE_PYTHON does not name a Python with openai";
-  const test::ProcessResult result = test::run_process({python, THINKVG_SOURCE_DIR "/tests/serve/openai_client.py",
-                                                        "http://127.0.0.1:" + std::to_string(server_->port())});
+  const test::Oracle oracle = test::find_oracle("openai");
+  if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
+  const test::ProcessResult result =
+      test::run_process({oracle.python, THINKVG_SOURCE_DIR "/tests/serve/openai_client.py",
+                         "http://127.0.0.1:" + std::to_string(server_->port())});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_TRUE(all_returned());
 }

@@ -8,7 +8,7 @@
 
 #include "tests/serve/fake_backend.h"
 #include "tests/serve/http_client.h"
-#include "tests/support/process.h"
+#include "tests/support/oracle.h"
 
 namespace thinkvg::serve {
 namespace {
@@ -539,13 +539,13 @@ TEST(Server, MetricsAreCountedByRouteAndStatus) {
   EXPECT_EQ(running.metric("thinkvg_first_token_seconds_count"), "1");
 }
 
-// The openai package itself, of the Python that THINKVG_ORACLE_PYTHON names.
+// The openai package itself.
 TEST(OpenAiClientEndToEnd, FindsWhatItExpects) {
-  const char* python = std::getenv("THINKVG_ORACLE_PYTHON");
-  if (python == nullptr) GTEST_SKIP() << "THINKVG_ORACLE_PYTHON does not name a Python with openai";
+  const test::Oracle oracle = test::find_oracle("openai");
+  if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
   const Running running(test::kRadiographAnswer);
   const test::ProcessResult result =
-      test::run_process({python, THINKVG_SOURCE_DIR "/tests/serve/openai_client.py",
+      test::run_process({oracle.python, THINKVG_SOURCE_DIR "/tests/serve/openai_client.py",
                          "http://127.0.0.1:" + std::to_string(running.server->port()), "--written"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(result.out, "ok\n");

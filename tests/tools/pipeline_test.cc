@@ -386,6 +386,7 @@ TEST_F(PipelineEndToEnd, AnswersAQuestionAboutAPicture) {
       run({"generate", "--model", path("sft"), "--image", picture, "--question", "Where is the nodule?", "--json",
            "--max_new_tokens", "30", "--overlay", path("o.png")});
   expect_done(json);
+  EXPECT_NE(json.err.find(" image tokens"), std::string::npos) << json.err;
   const Json document = Json::parse(json.out);
   for (const char* name : {"prompt_ids", "ids", "text", "logprobs", "answer", "boxes"})
     EXPECT_TRUE(document.contains(name)) << name;

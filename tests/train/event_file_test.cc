@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstring>
 
-#include "tests/support/process.h"
+#include "tests/support/oracle.h"
 #include "tests/support/temporary_folder.h"
 #include "thinkvg/core/files.h"
 
@@ -34,10 +34,10 @@ TEST(EventFileTest, WritesTensorBoardsRecords) {
   EXPECT_EQ(record.size(), 8u + 4 + 26 + 4);
 }
 
-// Opens the file with the tensorboard package itself: its Python in THINKVG_ORACLE_PYTHON.
+// Opens the file with the tensorboard package itself.
 TEST(EventFileParity, TensorBoardReadsTheScalars) {
-  const char* python = std::getenv("THINKVG_ORACLE_PYTHON");
-  if (python == nullptr) GTEST_SKIP() << "THINKVG_ORACLE_PYTHON does not name a Python with tensorboard";
+  const test::Oracle oracle = test::find_oracle("tensorboard");
+  if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
   const test::TemporaryFolder folder;
   {
     EventFile events(folder.path(), 1);
@@ -49,7 +49,7 @@ TEST(EventFileParity, TensorBoardReadsTheScalars) {
     events.write(3, {{"loss", 9.0}, {"lr", 1e-3}});
   }
   const auto result =
-      test::run_process({python, std::string(THINKVG_SOURCE_DIR) + "/tests/parity/open_in_tensorboard.py",
+      test::run_process({oracle.python, std::string(THINKVG_SOURCE_DIR) + "/tests/parity/open_in_tensorboard.py",
                          folder.path().string(), "1=1.0,2=0.5,3=9.0"});
   EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
 }

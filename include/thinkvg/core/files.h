@@ -40,7 +40,8 @@ class AppendFile {
 std::string sha256_file(const std::filesystem::path& file);
 std::string sha256_text(std::string_view text);
 
-// Peak resident memory of this process, in bytes.
+// Peak resident memory of this process, in bytes, since its program started: what another program held in the process
+// before is not counted. Pages of mapped files are. Throws std::runtime_error where the system does not tell.
 std::int64_t peak_memory_bytes();
 
 }  // namespace thinkvg

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,17 +21,20 @@ struct ModelBundle {
   std::shared_ptr<const ImageProcessor> processor;
   const text::ChatTemplate* chat = &text::chat_template("thinkvg");  // how conversations are written
   std::map<std::string, std::string> tokenizer_files;  // by name: what the tokenizer was read from, and its templates
+  // By name: settings that transformers' processor class wants beside preprocessor_config.json.
+  std::map<std::string, std::string> processor_files;
 };
 
 // Throws std::runtime_error naming the part that is missing or does not fit; a vocabulary larger than the embedding
 // table is an error, too. An adapter's folder (PEFT) gives the model that it names with the adapter merged into it.
-ModelBundle load_bundle(const std::filesystem::path& folder);
+// `dtype`: of the weights, as of load().
+ModelBundle load_bundle(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype = {});
 
 // The tokenizer files of a folder, by name.
 std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& folder);
 
 // Writes a model folder that transformers opens: config.json, generation_config.json, model.safetensors,
-// preprocessor_config.json and the tokenizer files. `folder` must exist.
+// preprocessor_config.json, the processor's other files and the tokenizer's. `folder` must exist.
 void save_bundle(const ModelBundle& bundle, const std::filesystem::path& folder);
 FolderContent bundle_content(const ModelBundle& bundle);
 

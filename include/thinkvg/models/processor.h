@@ -19,9 +19,11 @@ struct ProcessedPicture {
   grounding::BoxFrame frame;  // frame of the boxes in the model's text: the model's native convention
 };
 
-// The picture processors of transformers 5, torchvision back end (its default; CLIPImageProcessor of transformers 4 was
-// Pillow's, whose resized values differ by at most 1 of 255). In all of them: (x / 255 - mean) / std, patches flattened
-// as channel, frame, row, column.
+// The picture processors of transformers 5 with its default back end, torchvision, to the bit, for every family. Its
+// other back end, Pillow, which the released code of LLaVA and LLaVA-Med and CLIPImageProcessor of transformers 4 use,
+// resizes with other rounding: bilinear values (Gemma 3) differ by at most 1 of 255, bicubic ones (all others) mostly
+// by as much, at hard edges and noise by up to 15 (tests/parity/write_square_processors.py prints it). In all of them:
+// (x / 255 - mean) / std, patches flattened as channel, frame, row, column.
 //   qwen   Qwen2VLImageProcessor: sides rounded to multiples of patch_size * merge_size (half to even, as Python
 //   rounds)
 //          between min_pixels and max_pixels; patches in the order (h / merge, w / merge, merge, merge)

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -103,11 +104,13 @@ class VisionLanguageModel : public torch::nn::Module {
 // Reads config.json and all weights of a model folder (model.safetensors, or the shards of
 // model.safetensors.index.json); tokenizer and processor are read by their own classes. Strict: one
 // std::runtime_error lists every missing, unexpected and mis-shaped tensor. An unknown model_type is an error that
-// lists the known ones. Parameters keep the file's dtype, on the CPU. They are a private view of the files: memory is
-// taken when they are read, and pages of their own when they are written; the files must not be changed in place
+// lists the known ones. Parameters keep the file's dtype, on the CPU, or are converted to `dtype` one by one, in the
+// room of the converted weights and of one tensor. Those that are not converted are a private view of the files: memory
+// is taken when they are read, and pages of their own when they are written; the files must not be changed in place
 // meanwhile (what this library writes takes a file's place whole). End and padding ids of generation_config.json, where
 // there is one, go before those of config.json.
-std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder);
+std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder,
+                                          std::optional<at::ScalarType> dtype = {});
 
 // Builds a model from config.json's content with random weights: matrices normal with standard deviation
 // 1 / sqrt(fan_in), embeddings too by the model's width, norms 1, biases 0; deterministic by seed.
