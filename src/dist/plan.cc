@@ -32,7 +32,14 @@ PlannedCommunication plan_communication(const PlannedTraining& training, std::in
     return communication;
   }
   communication.gradients = gather_bytes(gradients, world_size);
-  if (training.sharding == "gradients") communication.gradients *= num_micro_batches;
+  if (training.sharding != "optimizer") communication.gradients *= num_micro_batches;
+  if (training.sharding == "parameters") {
+    const SplitWeights& split = training.split;
+    const std::int64_t fetched =
+        split.outside + num_micro_batches * (split.in_blocks + split.backward) + training.whole_fetches * split.total();
+    communication.parameters = gather_bytes(training.bytes_per_weight * fetched, world_size);
+    return communication;
+  }
   communication.parameters = gather_bytes(training.bytes_per_weight * training.num_trained, world_size);
   return communication;
 }

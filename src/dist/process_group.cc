@@ -127,6 +127,7 @@ struct PendingCollective::Impl {
   std::int64_t sequence = 0;
   std::string name;
   std::vector<at::Tensor> tensors;  // which the work uses
+  std::function<void()> then;       // what is left to do when it has ended
 };
 
 void PendingCollective::wait() {
@@ -137,6 +138,7 @@ void PendingCollective::wait() {
   impl->group->monitor->begin_wait(impl->sequence, impl->name);
   impl->group->finish(impl->work, impl->on_cpu);
   impl->group->monitor->end_wait();
+  if (impl->then) impl->then();
   impl->group->stats[impl->name].seconds_waited += seconds_since(start);
 }
 
@@ -376,34 +378,58 @@ void ProcessGroup::broadcast(at::Tensor tensor, const std::string& name, std::in
 at::Tensor ProcessGroup::all_gather(const at::Tensor& part, const std::string& name) {
   if (part.dim() != 1) throw_invalid("all_gather '{}' takes one dimension, not {}", name, part.dim());
   if (size() == 1) return part.unsqueeze(0);
-  at::Tensor own = part.contiguous();
-  at::Tensor all = at::empty({size() * own.numel()}, own.options());
-  PendingCollective(impl_->begin({"all-gather", name, shape_text(own), gather_bytes(num_bytes(all), size())}, own,
-                                 [&](c10d::Backend& backend) { return backend._allgather_base(all, own); }))
-      .wait();
+  const at::Tensor own = part.contiguous();
+  const at::Tensor all = at::empty({size() * own.numel()}, own.options());
+  start_all_gather(own, all, name).wait();
   return all.view({size(), own.numel()});
 }
 
-at::Tensor ProcessGroup::reduce_scatter(const at::Tensor& all, const std::string& name) {
-  if (all.dim() != 2 || all.size(0) != size())
-    throw_invalid("reduce_scatter '{}' takes one row for each of {} processes", name, size());
-  if (size() == 1) return all[0];
-  at::Tensor input = all.contiguous();
-  const Impl::Call call{"reduce-scatter", name, shape_text(input), gather_bytes(num_bytes(input), size())};
-  if (input.device().is_cpu()) {
-    // Gloo's own sends each row twice; here each goes to its owner, who adds them up in the order of the ranks.
-    at::Tensor rows = at::empty_like(input);
-    std::vector<std::int64_t> equal;
-    PendingCollective(impl_->begin(call, input, [&](c10d::Backend& backend) {
-      return backend.alltoall_base(rows, input, equal, equal);
-    })).wait();
-    return rows.sum(0);
+PendingCollective ProcessGroup::start_all_gather(const at::Tensor& part, at::Tensor all, const std::string& name) {
+  require_contiguous(part, name);
+  require_contiguous(all, name);
+  if (all.numel() != size() * part.numel())
+    throw_invalid("all_gather '{}': {} numbers of {} processes do not fill {}", name, part.numel(), size(),
+                  all.numel());
+  if (size() == 1) {
+    all.copy_(part.view(all.sizes()));
+    return {};
   }
-  at::Tensor own = at::empty({input.size(1)}, input.options());
-  PendingCollective(impl_->begin(call, input, [&](c10d::Backend& backend) {
-    return backend._reduce_scatter_base(own, input);
-  })).wait();
+  at::Tensor own = part;
+  return PendingCollective(impl_->begin({"all-gather", name, shape_text(own), gather_bytes(num_bytes(all), size())},
+                                        own,
+                                        [&](c10d::Backend& backend) { return backend._allgather_base(all, own); }));
+}
+
+at::Tensor ProcessGroup::reduce_scatter(const at::Tensor& all, const std::string& name) {
+  if (all.dim() != 2) throw_invalid("reduce_scatter '{}' takes rows, not {} dimensions", name, all.dim());
+  if (size() == 1 && all.size(0) == 1) return all[0];
+  at::Tensor own = at::empty({all.size(1)}, all.options());
+  start_reduce_scatter(all.contiguous(), own, name).wait();
   return own;
+}
+
+PendingCollective ProcessGroup::start_reduce_scatter(const at::Tensor& all, at::Tensor own, const std::string& name) {
+  require_contiguous(all, name);
+  require_contiguous(own, name);
+  if (all.dim() != 2 || all.size(0) != size() || all.size(1) != own.numel())
+    throw_invalid("reduce_scatter '{}' takes one row of {} numbers for each of {} processes", name, own.numel(),
+                  size());
+  if (size() == 1) {
+    own.copy_(all[0]);
+    return {};
+  }
+  at::Tensor input = all;
+  const Impl::Call call{"reduce-scatter", name, shape_text(input), gather_bytes(num_bytes(input), size())};
+  if (!input.device().is_cpu())
+    return PendingCollective(
+        impl_->begin(call, input, [&](c10d::Backend& backend) { return backend._reduce_scatter_base(own, input); }));
+  // Gloo's own sends each row twice; here each goes to its owner, who adds them up in the order of the ranks.
+  at::Tensor rows = at::empty_like(input);
+  std::vector<std::int64_t> equal;
+  auto pending = impl_->begin(call, input,
+                              [&](c10d::Backend& backend) { return backend.alltoall_base(rows, input, equal, equal); });
+  pending->then = [rows, own] { own.copy_(rows.sum(0)); };
+  return PendingCollective(std::move(pending));
 }
 
 std::vector<std::string> ProcessGroup::gather_texts(const std::string& text, const std::string& name) {

@@ -62,7 +62,7 @@ TowerConfig::TowerConfig(const Json& vision_config) {
   }
 }
 
-class TowerLayer final : public torch::nn::Module {
+class TowerLayer final : public nn::Block {
  public:
   explicit TowerLayer(const TowerConfig& config)
       : num_heads_(config.num_attention_heads), head_dim_(config.hidden_size / config.num_attention_heads) {
@@ -144,7 +144,7 @@ std::vector<at::Tensor> ContrastiveTower::hidden_states(const PixelPatches& patc
     if (i == last) return states;
     const auto layer = layers_[static_cast<std::size_t>(i)];
     const auto run = [layer, lengths](const at::Tensor& input) { return layer->forward(input, lengths); };
-    hidden = run_block(*layer, run, hidden, checkpointing);
+    hidden = nn::run_block(*layer, run, hidden, checkpointing);
   }
 }
 

@@ -4,9 +4,6 @@
 #include <spdlog/fmt/ranges.h>
 
 #include <cmath>
-#include <functional>
-
-#include "thinkvg/nn/checkpoint.h"
 
 namespace thinkvg::models {
 
@@ -127,7 +124,7 @@ class DecoderAttention final : public torch::nn::Module {
   std::shared_ptr<nn::RmsNorm> k_norm_;
 };
 
-class DecoderLayer final : public torch::nn::Module {
+class DecoderLayer final : public nn::Block {
  public:
   explicit DecoderLayer(const DecoderConfig& config)
       : self_attn_(register_module("self_attn", std::make_shared<DecoderAttention>(config))),
@@ -209,14 +206,16 @@ at::Tensor Decoder::forward(const at::Tensor& embeddings, const at::Tensor& posi
     const DecoderConfig::Layer& kind = config_.layers[i];
     const nn::MaskRule rule{kind.window, config_.image_blocks};
     const auto index = static_cast<std::int64_t>(i);
+    const auto& layer = layers_[i];
+    const nn::RotaryTable& table = tables[kind.rope];
     if (repeatable) {
-      const auto run = [layer = layers_[i], rotary = tables[kind.rope], repeatable, rule,
-                        index](const at::Tensor& input) {
+      const auto run = [layer, rotary = table, repeatable, rule, index](const at::Tensor& input) {
         return layer->forward(input, {rotary, *repeatable, rule, index});
       };
-      hidden = nn::checkpoint(run, hidden, nn::trained_tensors(*layers_[i]));
+      hidden = nn::run_block(*layer, run, hidden, true);
     } else {
-      hidden = layers_[i]->forward(hidden, {tables[kind.rope], attention, rule, index});
+      const auto run = [&](const at::Tensor& input) { return layer->forward(input, {table, attention, rule, index}); };
+      hidden = nn::run_block(*layer, run, hidden, false);
     }
     if (i + 1 < parts.size()) hidden = hidden + parts[i + 1];
   }
@@ -285,11 +284,6 @@ Mlp::Mlp(const Shape& shape, nn::Activation activation, const std::pair<const ch
 
 at::Tensor Mlp::forward(const at::Tensor& input) const {
   return second_->forward(nn::activate(first_->forward(input), activation_));
-}
-
-at::Tensor run_block(const torch::nn::Module& block, const std::function<at::Tensor(const at::Tensor&)>& forward,
-                     const at::Tensor& input, bool checkpointing) {
-  return checkpointing ? nn::checkpoint(forward, input, nn::trained_tensors(block)) : forward(input);
 }
 
 void check_patches(const PixelPatches& patches, std::int64_t width) {

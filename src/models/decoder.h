@@ -4,7 +4,6 @@
 // Qwen and Gemma add to it. Shape letters: T tokens, D width, K head width.
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "models/config_reader.h"
 #include "thinkvg/models/vision_language_model.h"
 #include "thinkvg/nn/attention.h"
+#include "thinkvg/nn/block.h"
 #include "thinkvg/nn/layers.h"
 #include "thinkvg/nn/rotary.h"
 
@@ -144,10 +144,6 @@ class Mlp final : public torch::nn::Module {
   std::shared_ptr<nn::Linear> first_;
   std::shared_ptr<nn::Linear> second_;
 };
-
-// How a layer of `block` is run in training: as it is, or keeping its input alone.
-at::Tensor run_block(const torch::nn::Module& block, const std::function<at::Tensor(const at::Tensor&)>& forward,
-                     const at::Tensor& input, bool checkpointing);
 
 // Throws std::invalid_argument unless `patches` holds what its grids ask for, in rows of `width` values.
 void check_patches(const PixelPatches& patches, std::int64_t width);

@@ -52,7 +52,7 @@ VisionConfig read_vision(const Json& config) {
   return vision;
 }
 
-class VisionBlock final : public torch::nn::Module {
+class VisionBlock final : public nn::Block {
  public:
   explicit VisionBlock(const VisionConfig& config)
       : norm1_(register_module("norm1", std::make_shared<nn::RmsNorm>(config.hidden_size, 1e-6))),
@@ -128,7 +128,7 @@ class VisionTower final : public torch::nn::Module {
                         lengths = is_full ? frames : order.window_lengths](const at::Tensor& input) {
         return block->forward(input, rotary, lengths);
       };
-      hidden = run_block(*blocks_[static_cast<std::size_t>(i)], run, hidden, checkpointing);
+      hidden = nn::run_block(*blocks_[static_cast<std::size_t>(i)], run, hidden, checkpointing);
     }
     return merger_->forward(hidden).index_select(0, at::argsort(units).to(device));
   }

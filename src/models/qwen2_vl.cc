@@ -90,7 +90,7 @@ class VisionTower final : public torch::nn::Module {
       const auto run = [block, rotary, frames](const at::Tensor& input) {
         return block->forward(input, rotary, frames);
       };
-      hidden = run_block(*block, run, hidden, checkpointing);
+      hidden = nn::run_block(*block, run, hidden, checkpointing);
     }
     return merger_->forward(hidden);
   }

@@ -122,7 +122,7 @@ class VisionTower final : public torch::nn::Module {
       const auto run = [block = blocks_[i], rotary, frames](const at::Tensor& input) {
         return block->forward(input, rotary, frames);
       };
-      hidden = run_block(*blocks_[i], run, hidden, checkpointing);
+      hidden = nn::run_block(*blocks_[i], run, hidden, checkpointing);
       const auto& taps = config_.deepstack_visual_indexes;
       const auto tap = std::find(taps.begin(), taps.end(), static_cast<std::int64_t>(i));
       if (tap != taps.end()) {

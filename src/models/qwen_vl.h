@@ -62,7 +62,7 @@ class QwenVisionAttention final : public torch::nn::Module {
 };
 
 // norm, attention, norm, MLP: the block of Qwen2-VL's and Qwen3-VL's towers.
-class QwenVisionBlock final : public torch::nn::Module {
+class QwenVisionBlock final : public nn::Block {
  public:
   struct Shape {
     std::int64_t width = 0, inner_width = 0, num_heads = 0;

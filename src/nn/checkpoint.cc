@@ -14,11 +14,11 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-using Block = std::function<at::Tensor(const at::Tensor&)>;
+using Repeatable = std::function<at::Tensor(const at::Tensor&)>;
 
 struct Recipe : torch::CustomClassHolder {
-  Recipe(Block given_block, ForwardMode given_mode) : block(std::move(given_block)), mode(given_mode) {}
-  Block block;
+  Recipe(Repeatable given_block, ForwardMode given_mode) : block(std::move(given_block)), mode(given_mode) {}
+  Repeatable block;
   ForwardMode mode;
 };
 
@@ -61,7 +61,7 @@ class CheckpointFunction : public torch::autograd::Function<CheckpointFunction> 
 
 }  // namespace
 
-at::Tensor checkpoint(const Block& block, const at::Tensor& input, const std::vector<at::Tensor>& parameters) {
+at::Tensor checkpoint(const Repeatable& block, const at::Tensor& input, const std::vector<at::Tensor>& parameters) {
   if (!c10::GradMode::is_enabled()) return block(input);
   const at::TensorList list(parameters);
   return CheckpointFunction::apply(c10::make_intrusive<Recipe>(block, ForwardMode::current()), input, list);

@@ -34,6 +34,7 @@
 #include "thinkvg/train/distributed.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/out_of_memory.h"
+#include "thinkvg/train/parameter_shards.h"
 #include "thinkvg/train/profile.h"
 #include "thinkvg/train/run_folder.h"
 
@@ -137,7 +138,8 @@ class GrpoTrainer {
                                    : std::filesystem::path()),
         trained_(checkpoint_.empty() ? train::TrainedModel(options.model, options.tuning, options.seed)
                                      : train::TrainedModel(options.model, options.tuning, checkpoint_)),
-        optimizer_(trained_.groups(options.optimizer), options.optimizer, process_group),
+        shards_(train::shard_parameters(trained_, process_group)),
+        optimizer_(trained_.groups(options.optimizer), options.optimizer, process_group, shards_.get()),
         builder_(trained_.bundle(),
                  {options.prompt,
                   options.images,
@@ -186,7 +188,7 @@ class GrpoTrainer {
       spdlog::info("resuming from {}", checkpoint_.string());
     }
     run_.open_logs(step_);
-    train::require_equal_parameters(group_, trained_.parameters());
+    if (!shards_) train::require_equal_parameters(group_, trained_.parameters());
     if (step_ > 0 && group_.is_main()) watch_ = rewards::watch_run(run_.path());
     if (options.watch_every > 0 && group_.is_main())
       watched_ = watched_samples(*dataset_, options.watched_questions, static_cast<std::uint64_t>(options.seed));
@@ -214,6 +216,7 @@ class GrpoTrainer {
       bool save_now = step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0);
       const bool evaluates = validation_.due(step_, steps);
       if (evaluates) {
+        const train::ParameterShards::Whole whole(shards_.get(), group_.is_main());
         const train::Validation::Result evaluation = validation_.evaluate(step_);
         metrics.update(evaluation.metrics);
         eval_summary = ", " + evaluation.summary;
@@ -255,6 +258,7 @@ class GrpoTrainer {
       const std::vector<std::uint8_t> bytes = Json::to_cbor(of_all_processes_json(ahead_->groups));
       content.texts[kAhead].assign(bytes.begin(), bytes.end());
     }
+    if (shards_) content = shards_->fetched(std::move(content));
     const Json extra = {
         {"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}, {"best", validation_.state()}};
     run_.save_checkpoint(content, optimizer_, {step_, extra, validation_.best_step()}, group_);
@@ -286,6 +290,7 @@ class GrpoTrainer {
 
   void sync_reference() {
     const at::NoGradGuard no_grad;
+    const train::ParameterShards::Whole whole(shards_.get());
     const auto policy = trained_.model().named_parameters();
     for (const auto& item : reference_->named_parameters())
       item.value().lerp_(policy[item.key()].to(item.value().device()), options_.ref_model_mixup_alpha);
@@ -453,17 +458,22 @@ class GrpoTrainer {
   Json step() {
     const auto start = Clock::now();
     const dist::CommunicationStats before = group_.total_stats();
-    Draw drawn = ahead_ ? *std::exchange(ahead_, std::nullopt) : draw();
+    Draw drawn;
     std::vector<Group>& own = drawn.groups;
-    drawn_ahead_ = drawn.ahead;
     // Declared behind what it uses: whatever is thrown waits for it.
     std::future<Draw> next;
-    if (options_.overlap_rollout && step_ + 1 < options_.run.steps) next = draw_ahead();
-
-    const auto update_start = Clock::now();
-    group_.set_phase("update", step_ + 1);
-    if (needs_forward_pass()) forward_pass(own);
-    const double forward_seconds = seconds_since(update_start);
+    Clock::time_point update_start;
+    double forward_seconds = 0;
+    {
+      const train::ParameterShards::Whole whole(shards_.get());
+      drawn = ahead_ ? *std::exchange(ahead_, std::nullopt) : draw();
+      drawn_ahead_ = drawn.ahead;
+      if (options_.overlap_rollout && step_ + 1 < options_.run.steps) next = draw_ahead();
+      update_start = Clock::now();
+      group_.set_phase("update", step_ + 1);
+      if (needs_forward_pass()) forward_pass(own);
+      forward_seconds = seconds_since(update_start);
+    }
     const Advantages advantages = set_advantages(own);
     const double lr = train::learning_rate(options_.optimizer, step_, options_.run.steps);
     const UpdateMetrics update_metrics = update(own, lr, next);
@@ -562,7 +572,9 @@ class GrpoTrainer {
   // Whether something has to be known of the weights before the update that the update itself does not compute.
   bool needs_forward_pass() const {
     return (options_.kl_in_reward && options_.beta != 0) || options_.top_entropy_quantile < 1 ||
-           correction_.mode != RolloutCorrection::none;
+           correction_.mode != RolloutCorrection::none ||
+           // A pass of an update runs split weights once: not again for the reference below their adapters.
+           (shards_ && options_.beta != 0 && !reference_);
   }
 
   // Log-probabilities and entropies of all completions under the weights before the update, and under the reference.
@@ -573,7 +585,7 @@ class GrpoTrainer {
       all.push_back(&group);
       sizes.push_back(group.num_tokens());
     }
-    const auto splits = split(sizes);
+    const auto splits = split(sizes, train::pass_workers(device_));
     const at::NoGradGuard no_grad;
     const auto pass = [&](std::int64_t i) {
       const auto& [begin, end] = splits[static_cast<std::size_t>(i)];
@@ -599,8 +611,9 @@ class GrpoTrainer {
   }
 
   // Neighbouring groups that share a pass.
-  std::vector<std::pair<std::size_t, std::size_t>> split(const std::vector<std::int64_t>& sizes) const {
-    return train::split_evenly(sizes, {options_.run.micro_batch_tokens, train::pass_workers(device_)});
+  std::vector<std::pair<std::size_t, std::size_t>> split(const std::vector<std::int64_t>& sizes,
+                                                         std::int64_t num_workers) const {
+    return train::split_evenly(sizes, {options_.run.micro_batch_tokens, num_workers});
   }
 
   std::vector<std::vector<Completion>> roll_out(const Prepared& prepared, std::int64_t step, std::int64_t group_size,
@@ -755,7 +768,8 @@ class GrpoTrainer {
     total_tokens = static_cast<std::int64_t>(totals[1]);
     if (totals[2] == 0) return metrics;
     if (options_.top_entropy_quantile < 1) total_masked_tokens = mark_top_entropy(scored_in_loss);
-    const auto splits = split(sizes);
+    // With split weights the passes run one after the other.
+    const auto splits = split(sizes, shards_ ? 1 : train::pass_workers(device_));
     const auto num_micro_batches =
         static_cast<std::int64_t>(group_.sum({static_cast<double>(splits.size())}, "micro-batches").front());
     double tokens_seen = 0;
@@ -974,8 +988,10 @@ class GrpoTrainer {
 
   // The same few questions, answered by the present weights with the likeliest tokens.
   void log_watched() {
-    if (watched_.empty()) return;
+    if (options_.watch_every == 0 || options_.watched_questions == 0) return;
     group_.set_phase("watched questions", step_);
+    const train::ParameterShards::Whole whole(shards_.get(), group_.is_main());
+    if (watched_.empty()) return;  // rank 0 asks them
     Prepared prepared;
     prepared.questions = builder_.build(watched_);
     prepared.features = features_now(prepared.questions);
@@ -997,6 +1013,7 @@ class GrpoTrainer {
   train::RunFolder run_;
   std::filesystem::path checkpoint_;
   train::TrainedModel trained_;
+  std::unique_ptr<train::ParameterShards> shards_;  // null: every process has all weights
   train::DistributedAdamW optimizer_;
   generation::QuestionBuilder builder_;
   train::Validation validation_;

@@ -23,6 +23,10 @@ void GrpoOptions::check() const {
     throw_invalid(
         "overlap_rollout goes neither with dynamic_sampling, whose rounds depend on each other, nor with "
         "updates_per_rollout above 1, which change the weights that it draws from");
+  if (overlap_rollout && dist.sharding == "parameters")
+    throw_invalid(
+        "overlap_rollout needs the whole weights while their gradient is computed; dist.sharding parameters "
+        "keeps them split then");
   if (overlap_rollout && (sampling.top_k != 0 || sampling.top_p != 1 || sampling.min_p != 0 ||
                           sampling.repetition_penalty != 1 || sampling.min_new_tokens != 0))
     throw_invalid(

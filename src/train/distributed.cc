@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/csrc/autograd/function_hook.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <charconv>
@@ -12,6 +10,8 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/nn/workers.h"
 #include "thinkvg/train/example.h"
+#include "thinkvg/train/parameter_shards.h"
+#include "train/gradient_hooks.h"
 
 namespace thinkvg::train {
 namespace fs = std::filesystem;
@@ -60,25 +60,19 @@ std::string optimizer_file(std::int64_t rank, std::int64_t count) {
 }
 
 DistributedAdamW::DistributedAdamW(const std::vector<ParameterGroup>& groups, const OptimizerOptions& options,
-                                   dist::ProcessGroup& group)
+                                   dist::ProcessGroup& group, ParameterShards* shards)
     : group_(group),
+      shards_(shards),
       sharded_(group.size() > 1 && group.options().sharding != "none"),
-      shard_gradients_(sharded_ && group.options().sharding == "gradients") {
+      shard_gradients_(sharded_ && group.options().sharding != "optimizer") {
   for (const ParameterGroup& one : groups)
     parameters_.insert(parameters_.end(), one.parameters.begin(), one.parameters.end());
-  const std::int64_t limit = (group.options().bucket_mb << 20) / 4;
-  for (std::size_t place = 0; place < parameters_.size(); ++place) {
-    const at::Tensor& parameter = parameters_[place].second;
-    const std::int64_t numbers = sharded_ ? share_size(place) : parameter.numel();
-    const std::int64_t factor = sharded_ ? group.size() : 1;
-    const bool fits = !buckets_.empty() && (buckets_.back().size + numbers) * factor <= limit &&
-                      parameters_[buckets_.back().places.front()].second.scalar_type() == parameter.scalar_type();
-    if (!fits) buckets_.emplace_back();
-    Bucket& bucket = buckets_.back();
-    bucket.places.push_back(place);
-    bucket.offsets.push_back(bucket.size);
-    bucket.size += numbers;
-  }
+  if (sharded_ && (group.options().sharding == "parameters") != (shards != nullptr))
+    throw_invalid("dist.sharding parameters, and it alone, takes an optimizer of ParameterShards");
+  if (shards != nullptr)
+    for (const auto& [name, parameter] : parameters_) shard_places_.push_back(shards->place_of(name));
+  else
+    make_buckets();
   if (!sharded_) {
     local_ = std::make_unique<AdamW>(groups, options);
     return;
@@ -94,20 +88,50 @@ DistributedAdamW::DistributedAdamW(const std::vector<ParameterGroup>& groups, co
       for (std::size_t i = 0; i < one.parameters.size(); ++i) {
         const auto& [name, parameter] = one.parameters[i];
         if ((parameter.dim() >= 2) != matrices) continue;
-        if (!parameter.is_contiguous()) throw_invalid("the parameter {} is not contiguous: it cannot be sharded", name);
         Piece& piece = pieces_[first + i];
-        const std::int64_t share = share_size(first + i);
-        piece.begin = std::min(group.rank() * share, parameter.numel());
-        piece.length = std::min(share, parameter.numel() - piece.begin);
+        const at::Tensor values = cut_piece(first + i);
         if (piece.length == 0) continue;
         piece.local_place = num_local++;
-        part.parameters.emplace_back(name, parameter.detach().view({-1}).narrow(0, piece.begin, piece.length));
+        part.parameters.emplace_back(name, values);
       }
       if (!part.parameters.empty()) pieces.push_back(std::move(part));
     }
     first += one.parameters.size();
   }
   local_ = std::make_unique<AdamW>(pieces, options);
+}
+
+// Sets the place of this process's piece of a parameter and returns its numbers.
+at::Tensor DistributedAdamW::cut_piece(std::size_t place) {
+  const auto& [name, parameter] = parameters_[place];
+  Piece& piece = pieces_[place];
+  if (shards_ != nullptr) {
+    const ParameterShards::Piece& own = shards_->piece(name);
+    piece.begin = own.begin;
+    piece.length = own.length;
+    return own.values;
+  }
+  if (!parameter.is_contiguous()) throw_invalid("the parameter {} is not contiguous: it cannot be sharded", name);
+  const std::int64_t share = share_size(place);
+  piece.begin = std::min(group_.rank() * share, parameter.numel());
+  piece.length = std::min(share, parameter.numel() - piece.begin);
+  return parameter.detach().view({-1}).narrow(0, piece.begin, piece.length);
+}
+
+void DistributedAdamW::make_buckets() {
+  const std::int64_t limit = (group_.options().bucket_mb << 20) / 4;
+  for (std::size_t place = 0; place < parameters_.size(); ++place) {
+    const at::Tensor& parameter = parameters_[place].second;
+    const std::int64_t numbers = sharded_ ? share_size(place) : parameter.numel();
+    const std::int64_t factor = sharded_ ? group_.size() : 1;
+    const bool fits = !buckets_.empty() && (buckets_.back().size + numbers) * factor <= limit &&
+                      parameters_[buckets_.back().places.front()].second.scalar_type() == parameter.scalar_type();
+    if (!fits) buckets_.emplace_back();
+    Bucket& bucket = buckets_.back();
+    bucket.places.push_back(place);
+    bucket.offsets.push_back(bucket.size);
+    bucket.size += numbers;
+  }
 }
 
 std::int64_t DistributedAdamW::share_size(std::size_t place) const {
@@ -195,41 +219,6 @@ class DistributedAdamW::Exchange {
   std::vector<dist::PendingCollective> pending_;
 };
 
-namespace {
-
-// While one lives, each parameter's gradient is handed on as soon as a backward pass has it, and not kept.
-class GradientHooks {
- public:
-  using Ready = std::function<void(std::size_t place, at::Tensor gradient)>;
-  GradientHooks(const models::NamedTensors& parameters, Ready ready)
-      : parameters_(parameters), ready_(std::move(ready)) {
-    for (std::size_t place = 0; place < parameters_.size(); ++place)
-      torch::autograd::impl::set_post_acc_grad_hooks(parameters_[place].second, std::make_unique<Hook>(*this, place));
-  }
-  ~GradientHooks() {
-    for (const auto& [name, parameter] : parameters_)
-      torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
-  }
-  GradientHooks(const GradientHooks&) = delete;
-  GradientHooks& operator=(const GradientHooks&) = delete;
-
- private:
-  struct Hook final : torch::autograd::PostAccumulateGradHook {
-    Hook(GradientHooks& owner, std::size_t of) : hooks(owner), place(of) {}
-    void operator()(const torch::autograd::Variable& parameter) override {
-      at::Tensor gradient = parameter.grad();
-      parameter.mutable_grad() = at::Tensor();
-      hooks.ready_(place, std::move(gradient));
-    }
-    GradientHooks& hooks;
-    std::size_t place;
-  };
-  const models::NamedTensors& parameters_;
-  Ready ready_;
-};
-
-}  // namespace
-
 std::vector<at::Tensor> DistributedAdamW::accumulate(std::int64_t count,
                                                      const std::function<at::Tensor(std::int64_t)>& loss) {
   const auto local_sums = [&](std::int64_t some) {
@@ -238,8 +227,21 @@ std::vector<at::Tensor> DistributedAdamW::accumulate(std::int64_t count,
   if (group_.size() == 1) return local_sums(count);
   std::vector<std::int64_t> reached(parameters_.size(), 0);
   std::vector<at::Tensor> sums(parameters_.size());
+  // Where every pass ends in exchanges every process takes part in each, with or without a micro-batch left.
+  std::int64_t rounds = 1;
+  if (shard_gradients_) {
+    const at::Tensor most = at::full({1}, count, at::kLong);
+    group_.all_reduce(most, "number of micro-batches", dist::Reduction::max);
+    rounds = most.item<std::int64_t>();
+  }
   const bool on_cpu = parameters_.front().second.device().is_cpu();
-  if (on_cpu && nn::num_workers() > 1 && !shard_gradients_) {
+  if (shards_ != nullptr) {
+    ParameterShards::Gradients gradients = shards_->accumulate(count, rounds, loss);
+    for (std::size_t place = 0; place < sums.size(); ++place) {
+      sums[place] = std::move(gradients.pieces[shard_places_[place]]);
+      reached[place] = gradients.reached[shard_places_[place]];
+    }
+  } else if (on_cpu && nn::num_workers() > 1 && !shard_gradients_) {
     // Passes run side by side: a gradient is whole when all have ended.
     std::vector<at::Tensor> local = local_sums(count);
     Exchange exchange(*this);
@@ -249,14 +251,7 @@ std::vector<at::Tensor> DistributedAdamW::accumulate(std::int64_t count,
     }
     sums = exchange.finish();
   } else {
-    // With sharded gradients every pass ends in an exchange, in which every process takes part, with or without a
-    // micro-batch left; otherwise the last pass alone.
-    std::int64_t rounds = 1;
-    if (shard_gradients_) {
-      const at::Tensor most = at::full({1}, count, at::kLong);
-      group_.all_reduce(most, "number of micro-batches", dist::Reduction::max);
-      rounds = most.item<std::int64_t>();
-    }
+    // With sharded gradients every pass ends in an exchange; otherwise the last pass alone.
     const std::int64_t before = shard_gradients_ ? 0 : std::max<std::int64_t>(0, count - 1);
     std::vector<at::Tensor> local = local_sums(before);
     for (std::int64_t round = 0; round < rounds; ++round) {
@@ -307,7 +302,7 @@ double DistributedAdamW::step(const std::vector<at::Tensor>& gradients, double l
   const double norm = std::sqrt(group_.sum({square}, "gradient norm").front());
   if (!std::isfinite(norm)) return norm;
   local_->step(local, lr, norm);
-  gather_parameters();
+  if (shards_ == nullptr) gather_parameters();
   return norm;
 }
 

@@ -23,6 +23,7 @@
 #include "thinkvg/train/distributed.h"
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/out_of_memory.h"
+#include "thinkvg/train/parameter_shards.h"
 #include "thinkvg/train/profile.h"
 #include "thinkvg/train/run_folder.h"
 
@@ -63,7 +64,8 @@ class SftTrainer {
                                    : std::filesystem::path()),
         trained_(checkpoint_.empty() ? TrainedModel(options.model, options.tuning, options.seed)
                                      : TrainedModel(options.model, options.tuning, checkpoint_)),
-        optimizer_(trained_.groups(options.optimizer), options.optimizer, group),
+        shards_(shard_parameters(trained_, group)),
+        optimizer_(trained_.groups(options.optimizer), options.optimizer, group, shards_.get()),
         builder_(trained_.bundle(),
                  {options.prompt,
                   options.images,
@@ -84,7 +86,7 @@ class SftTrainer {
       spdlog::info("resuming from {}", checkpoint_.string());
     }
     run_.open_logs(step_);
-    require_equal_parameters(group_, trained_.parameters());
+    if (!shards_) require_equal_parameters(group_, trained_.parameters());
     loader_ = std::make_unique<data::BatchLoader>(
         dataset_, data::LoaderOptions{options.batch_size, static_cast<std::uint64_t>(options.seed), 2, step_},
         [this](const std::vector<data::Sample>& samples) { builder_.prefetch(own_share(samples)); });
@@ -108,6 +110,7 @@ class SftTrainer {
       bool save_now = step_ == steps_ || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0);
       const bool evaluates = validation_.due(step_, steps_);
       if (evaluates) {
+        const ParameterShards::Whole whole(shards_.get(), group_.is_main());
         const Validation::Result evaluation = validation_.evaluate(step_);
         metrics.update(evaluation.metrics);
         eval_summary = ", " + evaluation.summary;
@@ -144,7 +147,9 @@ class SftTrainer {
     group_.set_phase("checkpoint", step_);
     const Json extra = {
         {"num_skipped", num_skipped_}, {"num_nonfinite", num_nonfinite_}, {"best", validation_.state()}};
-    run_.save_checkpoint(trained_.content(), optimizer_, {step_, extra, validation_.best_step()}, group_);
+    models::FolderContent content = trained_.content();
+    if (shards_) content = shards_->fetched(std::move(content));
+    run_.save_checkpoint(content, optimizer_, {step_, extra, validation_.best_step()}, group_);
   }
 
   std::vector<data::Sample> own_share(const std::vector<data::Sample>& samples) const {
@@ -211,8 +216,9 @@ class SftTrainer {
     const auto gradient_start = Clock::now();
     std::vector<std::int64_t> sizes;
     for (const TrainingSequence& sequence : batch.sequences) sizes.push_back(sequence.length());
-    const at::Device device = trained_.bundle().model->output_weight().device();
-    const auto passes = pack_passes(sizes, {options_.run.micro_batch_tokens, pass_workers(device)}, by_length());
+    // With split weights passes run one after the other.
+    const std::int64_t num_workers = shards_ ? 1 : pass_workers(trained_.bundle().model->output_weight().device());
+    const auto passes = pack_passes(sizes, {options_.run.micro_batch_tokens, num_workers}, by_length());
     std::int64_t longest = 0;
     for (const std::vector<std::int64_t>& pass : passes) {
       std::int64_t length = 0;
@@ -290,6 +296,7 @@ class SftTrainer {
   RunFolder run_;
   std::filesystem::path checkpoint_;
   TrainedModel trained_;
+  std::unique_ptr<ParameterShards> shards_;  // null: every process has all weights
   DistributedAdamW optimizer_;
   QuestionBuilder builder_;
   std::unique_ptr<data::BatchLoader> loader_;  // uses the builder

@@ -18,6 +18,15 @@ TEST(PlanTest, BytesSentInAStep) {
   EXPECT_EQ(sent("none", 8, 4), 2 * 7 * 4 * kBillion);  // once a step
   EXPECT_EQ(sent("optimizer", 8, 4), 7 * 4 * kBillion + 7 * 2 * kBillion);
   EXPECT_EQ(sent("gradients", 8, 4), 4 * 7 * 4 * kBillion + 7 * 2 * kBillion);
+  const auto split = [](std::int64_t micro_batches, std::int64_t whole_fetches) {
+    const SplitWeights weights{
+        .outside = kBillion, .in_blocks = 7 * kBillion, .backward = 6 * kBillion, .largest_block = kBillion};
+    return plan_communication({8 * kBillion, 2, "parameters", weights, whole_fetches}, 8, micro_batches);
+  };
+  EXPECT_EQ(split(1, 0).gradients, 7 * 4 * kBillion);
+  EXPECT_EQ(split(1, 0).parameters, 7 * 2 * (1 + 7 + 6) * kBillion / 8);
+  EXPECT_EQ(split(4, 1).gradients, 4 * 7 * 4 * kBillion);
+  EXPECT_EQ(split(4, 1).parameters, 7 * 2 * (1 + 4 * (7 + 6) + 8) * kBillion / 8);
   EXPECT_THROW(sent("zero3", 8, 1), std::invalid_argument);
   EXPECT_THROW(sent("none", 0, 1), std::invalid_argument);
 }

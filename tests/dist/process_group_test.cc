@@ -20,6 +20,13 @@ TEST(ProcessGroupTest, AloneEveryCollectiveIsTheIdentity) {
   EXPECT_TRUE(at::equal(tensor, at::full({2}, 3.0f)));
   EXPECT_TRUE(at::equal(group.all_gather(tensor, "gather"), tensor.unsqueeze(0)));
   EXPECT_TRUE(at::equal(group.reduce_scatter(tensor.unsqueeze(0), "scatter"), tensor));
+  at::Tensor gathered = at::zeros({2}), scattered = at::zeros({2});
+  group.start_all_gather(tensor, gathered, "gather").wait();
+  group.start_reduce_scatter(tensor.unsqueeze(0), scattered, "scatter").wait();
+  EXPECT_TRUE(at::equal(gathered, tensor));
+  EXPECT_TRUE(at::equal(scattered, tensor));
+  EXPECT_THROW(group.start_all_gather(tensor, at::zeros({3}), "three"), std::invalid_argument);
+  EXPECT_THROW(group.start_reduce_scatter(tensor.unsqueeze(0), at::zeros({3}), "three"), std::invalid_argument);
   EXPECT_EQ(group.gather_texts("a", "texts"), std::vector<std::string>{"a"});
   EXPECT_EQ(group.share_of(3), (std::vector<std::int64_t>{0, 1, 2}));
   EXPECT_TRUE(group.any(true, "any"));

@@ -1,12 +1,14 @@
 // The same training in one and in several processes.
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "tests/dist/workers.h"
 #include "tests/support/tiny_run.h"
 #include "thinkvg/dist/plan.h"
 #include "thinkvg/models/bundle.h"
 #include "thinkvg/models/vision_language_model.h"
+#include "thinkvg/train/parameter_shards.h"
 #include "thinkvg/train/run_folder.h"
 
 namespace thinkvg::dist {
@@ -103,7 +105,7 @@ TEST(SftDist, LossesDoNotDependOnTheNumberOfProcesses) {
 TEST(SftDist, ShardingDoesNotChangeTheLosses) {
   const test::TemporaryFolder folder;
   const Training one = train("sft", 1, sft_options(folder / "1"));
-  for (const char* sharding : {"optimizer", "gradients"}) {
+  for (const char* sharding : {"optimizer", "gradients", "parameters"}) {
     for (const std::int64_t size : {2, 4}) {
       SCOPED_TRACE(std::string(sharding) + " " + std::to_string(size));
       const fs::path out = folder / (sharding + std::to_string(size));
@@ -132,6 +134,7 @@ TEST(SftDist, AdaptersAndFrozenPartsShardToo) {
   const Training one = train("sft", 1, options("1"));
   expect_same_curves(train("sft", 2, options("2")), one);
   expect_same_curves(train("sft", 4, options("4"), {{"sharding", "gradients"}}), one);
+  expect_same_curves(train("sft", 3, options("3"), {{"sharding", "parameters"}}), one);
 }
 
 TEST(SftDist, MastersOfBfloat16WeightsShard) {
@@ -142,27 +145,33 @@ TEST(SftDist, MastersOfBfloat16WeightsShard) {
     return json;
   };
   const Training one = train("sft", 1, options("1"));
-  for (const char* sharding : {"none", "optimizer"})
+  for (const char* sharding : {"none", "optimizer", "parameters"})
     expect_same_curves(train("sft", 2, options(sharding), {{"sharding", sharding}}), one, 3e-2);
 }
 
-// A run of four processes that stops in the middle goes on in another number of them.
+// A run that stops in the middle goes on in another number of processes, under another sharding.
 TEST(SftDist, ResumesOnAnotherNumberOfProcesses) {
-  const test::TemporaryFolder folder;
-  Json options = sft_options(folder / "whole");
-  options["run"]["save_every"] = 3;
-  const Training whole = train("sft", 4, options, {{"sharding", "optimizer"}});
-  const std::pair<std::int64_t, const char*> others[] = {{1, "none"}, {2, "gradients"}, {3, "none"}, {4, "optimizer"}};
-  for (const auto& [size, sharding] : others) {
-    SCOPED_TRACE(size);
-    const fs::path out = folder / std::to_string(size);
-    fs::copy(folder / "whole", out, fs::copy_options::recursive);
-    fs::remove_all(out / "checkpoints/step-5");
-    Json resumed = options;
-    resumed["out"] = out.string();
-    resumed["resume"] = true;
-    expect_same_curves(train("sft", size, resumed, {{"sharding", sharding}}), whole);
-    expect_same_weights(out / "checkpoints/step-5", folder / "whole/checkpoints/step-5", 2e-4);
+  using Processes = std::pair<std::int64_t, std::string>;  // their number and dist.sharding
+  const std::pair<Processes, std::vector<Processes>> resumptions[] = {
+      {{4, "optimizer"}, {{1, "none"}, {2, "gradients"}, {3, "none"}, {3, "parameters"}, {4, "optimizer"}}},
+      {{3, "parameters"}, {{1, "none"}, {2, "parameters"}, {4, "gradients"}}}};
+  for (const auto& [first, others] : resumptions) {
+    SCOPED_TRACE(first.second);
+    const test::TemporaryFolder folder;
+    Json options = sft_options(folder / "whole");
+    options["run"]["save_every"] = 3;
+    const Training whole = train("sft", first.first, options, {{"sharding", first.second}});
+    for (const auto& [size, sharding] : others) {
+      SCOPED_TRACE(sharding + " " + std::to_string(size));
+      const fs::path out = folder / (sharding + std::to_string(size));
+      fs::copy(folder / "whole", out, fs::copy_options::recursive);
+      fs::remove_all(out / "checkpoints/step-5");
+      Json resumed = options;
+      resumed["out"] = out.string();
+      resumed["resume"] = true;
+      expect_same_curves(train("sft", size, resumed, {{"sharding", sharding}}), whole);
+      expect_same_weights(out / "checkpoints/step-5", folder / "whole/checkpoints/step-5", 2e-4);
+    }
   }
 }
 
@@ -196,7 +205,7 @@ TEST(SftDist, EvaluationsAreOfOneProcessAndKnownToAll) {
     return json;
   };
   const Training one = train("sft", 1, options("1"));
-  const Training several = train("sft", 3, options("3"), {{"sharding", "optimizer"}});
+  const Training several = train("sft", 3, options("3"), {{"sharding", "parameters"}});
   expect_same_curves(several, one);
   std::vector<double> losses;
   for (std::size_t i = 0; i < one.metrics.size(); ++i) {
@@ -257,6 +266,18 @@ TEST(SftDist, SendsNoMoreThanItMust) {
   const Training sharded = train("sft", 2, sft_options(folder / "optimizer"), {{"sharding", "optimizer"}});
   EXPECT_EQ(bytes(sharded, "gradients"), 5 * gather_bytes(4 * padded, 2));
   EXPECT_EQ(bytes(sharded, "parameters"), 5 * gather_bytes(4 * padded, 2));
+
+  // Split weights, with one pass a process and step, and the checkpoint at the end. All tensors here are multiples of
+  // 16 numbers: nothing is padded.
+  Json options = sft_options(folder / "parameters");
+  options["run"]["micro_batch_tokens"] = 100'000;
+  const Training split = train("sft", 2, options, {{"sharding", "parameters"}});
+  const SplitWeights weights = train::split_weights(train::TrainedModel(test::tiny_run().model, {}, 0));
+  EXPECT_EQ(weights.total(), numbers);
+  EXPECT_EQ(weights.trained_outside, weights.outside);
+  const PlannedCommunication planned = plan_communication({numbers, 4, "parameters", weights}, 2, 1);
+  EXPECT_EQ(bytes(split, "gradients"), 5 * planned.gradients);
+  EXPECT_EQ(bytes(split, "parameters"), 5 * planned.parameters + gather_bytes(4 * numbers, 2));
 }
 
 TEST(GrpoDist, CompletionsRewardsAndLossesDoNotDependOnTheNumberOfProcesses) {
@@ -289,9 +310,13 @@ TEST(GrpoDist, VariantsDoNotDependOnIt) {
         {"rewards", {"repetition=1", "format=1"}},
         {"dynamic_sampling_reward", "format"},
         {"max_refill", 1}}},
-      {"sharded", Json::object()},
+      {"gradients", Json::object()},
+      {"parameters", {{"updates_per_rollout", 2}, {"freeze_projector", false}, {"watch_every", 2}}},
+      {"adapters", {{"beta", 0.5}, {"lora", {{"rank", 2}}}, {"gradient_checkpointing", true}}},
       {"overlap", {{"overlap_rollout", true}}},
   };
+  const std::map<std::string, std::string> sharding = {
+      {"gradients", "gradients"}, {"parameters", "parameters"}, {"adapters", "parameters"}};
   for (const auto& [name, change] : variants) {
     SCOPED_TRACE(name);
     Json options = grpo_options(folder / (std::string(name) + "1"));
@@ -299,8 +324,8 @@ TEST(GrpoDist, VariantsDoNotDependOnIt) {
     options.update(change);
     const Training one = train("grpo", 1, options);
     options["out"] = (folder / (std::string(name) + "2")).string();
-    const Json dist = {{"sharding", std::string(name) == "sharded" ? "gradients" : "none"}};
-    expect_same_curves(train("grpo", 2, options, dist), one);
+    const Json dist = {{"sharding", sharding.contains(name) ? sharding.at(name) : "none"}};
+    expect_same_curves(train("grpo", std::string(name) == "parameters" ? 3 : 2, options, dist), one);
   }
 }
 

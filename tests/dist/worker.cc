@@ -13,8 +13,11 @@
 #include "thinkvg/core/json.h"
 #include "thinkvg/dist/process_group.h"
 #include "thinkvg/eval/evaluator.h"
+#include "thinkvg/models/pack.h"
+#include "thinkvg/nn/head_stats.h"
 #include "thinkvg/rl/grpo.h"
 #include "thinkvg/train/distributed.h"
+#include "thinkvg/train/parameter_shards.h"
 #include "thinkvg/train/sft.h"
 
 namespace {
@@ -131,6 +134,75 @@ Json run_optimizer(dist::ProcessGroup& group) {
   return {{"steps", steps}};
 }
 
+// Steps of a small model with a tower that every other pass needs, weights split or not.
+Json run_split_weights(dist::ProcessGroup& group, const Json& settings) {
+  train::TuningOptions tuning;
+  if (settings.contains("tuning")) read_settings(tuning, settings.at("tuning"), "settings.json");
+  const train::TrainedModel trained(settings.at("model").get<std::string>(), tuning, 0);
+  models::VisionLanguageModel& model = trained.model();
+  const auto shards = train::shard_parameters(trained, group);
+  train::OptimizerOptions options;
+  options.weight_decay = 0.1;
+  train::DistributedAdamW optimizer(trained.groups(options), options, group, shards.get());
+
+  const auto num_here = [&] {
+    std::int64_t count = 0;
+    for (const at::Tensor& parameter : model.parameters())
+      if (parameter.storage().nbytes() > 0) count += parameter.numel();
+    return count;
+  };
+  std::int64_t most_here = 0;
+  const auto loss = [&](std::int64_t pass) {
+    std::vector<std::int64_t> ids, image_rows;
+    std::vector<models::ImageGrid> grids;
+    std::vector<at::Tensor> features;
+    if (pass % 2 == 0) {
+      grids.push_back({1, 4, 4});
+      features.push_back(
+          model.encode_images({at::arange(16 * 1176, at::kFloat).add(pass).sin().view({16, 1176}), grids}));
+      for (std::int64_t i = 0; i < features.front().size(0); ++i) {
+        image_rows.push_back(i);
+        ids.push_back(model.special_tokens().image);
+      }
+    }
+    for (std::int64_t i = 0; i < 8; ++i) ids.push_back(10 + (5 * pass + i) % 50);
+    models::PackBuilder packer;
+    packer.add({ids, model.token_positions(ids, grids).positions, image_rows, features, -1});
+    const models::Pack pack = packer.build(at::kCPU);
+    nn::PackedAttention attention(pack.layout);
+    const at::Tensor hidden = models::run_pack(model, pack, attention);
+    most_here = std::max(most_here, num_here());
+    return nn::head_token_stats(hidden, model.output_weight(), at::full({hidden.size(0)}, 11 + pass, at::kLong), {})
+        .logprob.mean()
+        .neg();
+  };
+  Json result = {{"here_between", num_here()}};
+  try {
+    nn::PackedAttention attention(nn::SequenceLayout{{1}, {-1}});
+    model.decode(at::zeros({1, model.hidden_size()}, model.output_weight().options().requires_grad(false)),
+                 models::text_positions(0, 1), attention);
+  } catch (const std::exception& error) {
+    result["unfetched"] = error.what();
+  }
+  most_here = 0;
+  for (int step = 0; step < 3; ++step) {
+    const std::vector<std::int64_t> passes = group.share_of(5);
+    const std::vector<at::Tensor> gradients = optimizer.accumulate(
+        std::ssize(passes), [&](std::int64_t i) { return loss(passes[static_cast<std::size_t>(i)]); });
+    const double norm = optimizer.step(gradients, 0.01);
+    const std::int64_t most = most_here;
+    const train::ParameterShards::Whole whole(shards.get());
+    Json sums = Json::object();
+    for (const auto& [name, parameter] : trained.parameters())
+      sums[name] = parameter.detach().square().sum(at::kDouble).item<double>();
+    const at::NoGradGuard no_grad;
+    result["steps"].push_back({{"norm", norm}, {"sums", sums}, {"loss", loss(0).item<double>()}});
+    most_here = most;
+  }
+  result["most_here"] = most_here;
+  return result;
+}
+
 template <class Options>
 Options options_of(const Json& settings) {
   Options options;
@@ -162,6 +234,7 @@ int main(int argc, char** argv) {
     try {
       if (mode == "collectives") result = run_collectives(group);
       if (mode == "optimizer") result = run_optimizer(group);
+      if (mode == "split_weights") result = run_split_weights(group, settings);
       if (mode == "steps") run_steps(group, settings, folder / fmt::format("started-{}", environment.rank));
       if (mode == "sft") train::run_sft(options_of<train::SftOptions>(settings), group);
       if (mode == "grpo") rl::run_grpo(options_of<rl::GrpoOptions>(settings), group);

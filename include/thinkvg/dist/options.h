@@ -18,8 +18,9 @@ struct DistOptions {
 
   void visit(SettingsVisitor& v) {
     v.setting("sharding", sharding,
-              "What of training each process keeps a share of only: none, optimizer (ZeRO 1: states and masters) or "
-              "gradients (ZeRO 2: their sums over micro-batches, too).");
+              "What of training each process keeps a share of only: none, optimizer (ZeRO 1: states and masters), "
+              "gradients (ZeRO 2: their sums over micro-batches, too) or parameters (ZeRO 3: the weights, too; each "
+              "layer's are fetched while it computes).");
     v.setting("bucket_mb", bucket_mb, "Megabytes of gradients that are sent together.");
     v.setting("start_timeout", start_timeout, "Seconds for all processes to join.");
     v.setting("heartbeat_timeout", heartbeat_timeout,

@@ -90,8 +90,12 @@ class ProcessGroup {
   void broadcast(at::Tensor tensor, const std::string& name, std::int64_t root = 0);
   // part [N], the same N everywhere -> [W, N].
   at::Tensor all_gather(const at::Tensor& part, const std::string& name);
+  // part [N] of every rank -> all [W N], in the order of the ranks; neither may be touched before wait() has returned.
+  PendingCollective start_all_gather(const at::Tensor& part, at::Tensor all, const std::string& name);
   // all [W, N] -> the sum over ranks of this rank's row [N].
   at::Tensor reduce_scatter(const at::Tensor& all, const std::string& name);
+  // all [W, N] -> own [N], the sum over ranks of this rank's row; neither may be touched before wait() has returned.
+  PendingCollective start_reduce_scatter(const at::Tensor& all, at::Tensor own, const std::string& name);
   // Texts (or bytes) of any length, by rank, everywhere.
   std::vector<std::string> gather_texts(const std::string& text, const std::string& name);
   std::string broadcast_text(const std::string& text, const std::string& name, std::int64_t root = 0);

@@ -17,6 +17,8 @@
 
 namespace thinkvg::train {
 
+class ParameterShards;
+
 // AdamW over several processes: every process has the same parameters before and after a step, and the step is that of
 // the gradients summed over all of them, whatever dist.sharding says. What is kept where:
 //   none       everything everywhere; gradients are all-reduced
@@ -24,13 +26,15 @@ namespace thinkvg::train {
 //              are reduce-scattered once a step, updated parameters all-gathered
 //   gradients  (ZeRO 2) gradients are reduce-scattered while each backward pass goes on, and only a share of their sums
 //              is ever kept; passes run one after the other
+//   parameters (ZeRO 3) weights are split, too, and updated where they are (parameter_shards.h)
 // Where a process computes one pass at a time, gradients travel in buckets during the last backward pass of a step.
 // With one process it is AdamW, to the bit. Collective: all processes call the same methods in the same order.
 class DistributedAdamW {
  public:
-  // `group` must outlive it.
+  // `group` must outlive it, and so must `shards`, which dist.sharding parameters needs: of the model whose parameters
+  // these are. Null otherwise.
   DistributedAdamW(const std::vector<ParameterGroup>& groups, const OptimizerOptions& options,
-                   dist::ProcessGroup& group);
+                   dist::ProcessGroup& group, ParameterShards* shards = nullptr);
 
   // The gradients of `count` losses of this process, and of the others' (whose count may be another, or 0), summed in
   // fp32, as accumulate_gradients; undefined for parameters that no loss of any process reaches. Where states are
@@ -62,15 +66,19 @@ class DistributedAdamW {
     std::int64_t local_place = -1;  // in local_->parameters(); -1: nothing of it is here
   };
   class Exchange;
+  void make_buckets();
+  at::Tensor cut_piece(std::size_t place);
   std::int64_t share_size(std::size_t place) const;
   void gather_parameters();
 
   dist::ProcessGroup& group_;
+  ParameterShards* shards_;
   bool sharded_ = false;
   bool shard_gradients_ = false;
   models::NamedTensors parameters_;
   std::vector<Bucket> buckets_;
-  std::vector<Piece> pieces_;  // sharded only
+  std::vector<Piece> pieces_;              // sharded only
+  std::vector<std::size_t> shard_places_;  // in what shards_ gives
   std::unique_ptr<AdamW> local_;
 };
 
