@@ -527,7 +527,7 @@ class GrpoTrainer {
       const std::vector<std::uint8_t> bytes = Json::to_cbor(Json(all));
       all.clear();
       for (const std::string& text : group_.gather_texts(std::string(bytes.begin(), bytes.end()), "completions"))
-        for (Json& json : Json::from_cbor(text).get_ref<Json::array_t&>()) all.push_back(std::move(json));
+        for (const Json& json : Json::from_cbor(text)) all.push_back(json);
     }
     std::stable_sort(all.begin(), all.end(), [](const Json& a, const Json& b) {
       return a.at("place").get<std::int64_t>() < b.at("place").get<std::int64_t>();

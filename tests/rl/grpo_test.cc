@@ -260,7 +260,8 @@ TEST(GrpoTest, OverlapRefusesWhatItCannotBeExactWith) {
   EXPECT_NO_THROW(options.check());
   for (const auto change :
        {+[](GrpoOptions& o) { o.dynamic_sampling = true; }, +[](GrpoOptions& o) { o.updates_per_rollout = 2; },
-        +[](GrpoOptions& o) { o.sampling.top_p = 0.9; }, +[](GrpoOptions& o) { o.sampling.min_new_tokens = 3; }}) {
+        +[](GrpoOptions& o) { o.dist.sharding = "parameters"; }, +[](GrpoOptions& o) { o.sampling.top_p = 0.9; },
+        +[](GrpoOptions& o) { o.sampling.min_new_tokens = 3; }}) {
     GrpoOptions changed = options;
     change(changed);
     EXPECT_THROW(changed.check(), std::invalid_argument);
