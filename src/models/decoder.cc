@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "thinkvg/nn/linear.h"
+
 namespace thinkvg::models {
 
 DecoderConfig read_decoder(const ConfigReader& reader) {
@@ -273,8 +275,7 @@ PatchProjection::PatchProjection(std::int64_t width, const std::vector<std::int6
 }
 
 at::Tensor PatchProjection::forward(const at::Tensor& patches) const {
-  return at::linear(patches.to(weight_.scalar_type()), weight_.flatten(1),
-                    bias_.defined() ? std::optional<at::Tensor>(bias_) : std::nullopt);
+  return nn::linear(patches.to(weight_.scalar_type()), weight_.flatten(1), bias_);
 }
 
 Mlp::Mlp(const Shape& shape, nn::Activation activation, const std::pair<const char*, const char*>& names)

@@ -2,8 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/grad_mode.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "nn/cpu/layer_kernel.h"
 #include "nn/cpu/linear_kernel.h"
@@ -20,17 +22,30 @@ constexpr std::int64_t kFewRows = 48;
 constexpr std::int64_t kWorkPerThread = 65536;
 // Outputs whose sums wait in scratch memory.
 constexpr std::int64_t kOutputsAtATime = 128;
+// Rows of a bf16 weight that are fp32 at a time: few enough numbers for a cache, enough rows for a fast product.
+constexpr std::int64_t kWideNumbers = std::int64_t{1} << 20, kFewestWideRows = 128;
 
 bool is_dense(const at::Tensor& tensor) { return !tensor.defined() || tensor.is_contiguous(); }
 
-bool takes_rows(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
+// Whether own code may take the product: on the CPU, of one dtype, and of shapes that fit.
+bool is_plain(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
   const at::ScalarType type = input.scalar_type();
   if (!input.is_cpu() || !weight.is_cpu() || (type != at::kFloat && type != at::kBFloat16)) return false;
   if (weight.scalar_type() != type || (bias.defined() && bias.scalar_type() != type)) return false;
   if (weight.dim() != 2 || input.dim() < 1 || input.size(-1) != weight.size(1) || input.numel() == 0) return false;
-  if (!is_dense(weight) || !is_dense(bias)) return false;
-  if (exact_forward() && type == at::kFloat) return true;
+  return is_dense(weight) && is_dense(bias);
+}
+
+bool takes_rows(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
+  if (!is_plain(input, weight, bias)) return false;
+  if (exact_forward() && input.scalar_type() == at::kFloat) return true;
   return is_inference() && input.numel() <= kFewRows * weight.size(1);
+}
+
+bool takes_wide(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
+  static const bool kSlowBf16 = !cpu::has_bf16_matrices();
+  return kSlowBf16 && input.scalar_type() == at::kBFloat16 && input.numel() > kFewRows * input.size(-1) &&
+         is_plain(input, weight, bias);
 }
 
 // A layer's input as dense rows of fp32.
@@ -153,6 +168,75 @@ struct RowLinear final : torch::autograd::Function<RowLinear> {
   }
 };
 
+std::int64_t wide_rows(const at::Tensor& weight) {
+  return std::min(weight.size(0), std::max(kFewestWideRows, kWideNumbers / weight.size(1)));
+}
+
+// Calls body(first, rows [first, first + n) of a bf16 weight as fp32) for all rows of the weight.
+void for_wide_rows(const at::Tensor& weight, const std::function<void(std::int64_t, const at::Tensor&)>& body) {
+  static thread_local at::Tensor room = at::empty({0}, at::kFloat);
+  const std::int64_t step = wide_rows(weight), width = weight.size(1);
+  if (room.numel() < step * width) room = at::empty({step * width}, at::kFloat);
+  for (std::int64_t first = 0; first < weight.size(0); first += step) {
+    const at::Tensor rows = weight.narrow(0, first, std::min(step, weight.size(0) - first));
+    body(first, room.narrow(0, 0, rows.numel()).view(rows.sizes()).copy_(rows));
+  }
+}
+
+at::Tensor wide_linear(const at::Tensor& input, const LinearWeights& part, const at::Tensor& residual) {
+  const at::NoGradGuard no_grad;
+  const std::int64_t width = part.weight.size(0);
+  const at::Tensor wide = input.reshape({-1, input.size(-1)}).to(at::kFloat);
+  const at::Tensor bias = part.bias.defined() ? part.bias.to(at::kFloat) : part.bias;
+  const at::Tensor added = residual.defined() ? residual.reshape({-1, width}) : residual;
+  at::Tensor output = at::empty({wide.size(0), width}, input.options());
+  for_wide_rows(part.weight, [&](std::int64_t first, const at::Tensor& rows) {
+    const std::int64_t count = rows.size(0);
+    at::Tensor sums = bias.defined() ? at::addmm(bias.narrow(0, first, count), wide, rows.t()) : at::mm(wide, rows.t());
+    if (added.defined()) sums.add_(added.narrow(1, first, count));
+    output.narrow(1, first, count).copy_(sums);
+  });
+  return output.view(output_sizes(input, width));
+}
+
+// bf16 by way of fp32: products and sums in fp32, rounded once, as ATen's are, in less time where the processor has no
+// bf16 matrices.
+struct WideLinear final : torch::autograd::Function<WideLinear> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& input,
+                            const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+    context->save_for_backward({input, weight});
+    context->saved_data["has_bias"] = bias.has_value();
+    return wide_linear(input, {weight, bias.value_or(at::Tensor())}, {});
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& grads) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const at::Tensor &input = saved[0], &weight = saved[1];
+    const at::Tensor gradient = grads[0].reshape({-1, weight.size(0)}).to(at::kFloat);
+    at::Tensor of_input, of_weight, of_bias;
+    if (context->needs_input_grad(0)) {
+      of_input = at::zeros({gradient.size(0), weight.size(1)}, gradient.options());
+      for_wide_rows(weight, [&](std::int64_t first, const at::Tensor& rows) {
+        of_input.addmm_(gradient.narrow(1, first, rows.size(0)), rows);
+      });
+      of_input = of_input.to(input.scalar_type()).view(input.sizes());
+    }
+    if (context->needs_input_grad(1)) {
+      const at::Tensor wide = input.reshape({-1, input.size(-1)}).to(at::kFloat);
+      of_weight = at::empty(weight.sizes(), weight.options());
+      const std::int64_t step = wide_rows(weight);
+      for (std::int64_t first = 0; first < weight.size(0); first += step) {
+        const std::int64_t count = std::min(step, weight.size(0) - first);
+        of_weight.narrow(0, first, count).copy_(gradient.narrow(1, first, count).t().mm(wide));
+      }
+    }
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2))
+      of_bias = gradient.sum(0).to(weight.scalar_type());
+    return {of_input, of_weight, of_bias};
+  }
+};
+
 std::optional<at::Tensor> where_defined(const at::Tensor& tensor) {
   return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
 }
@@ -162,7 +246,10 @@ std::optional<at::Tensor> where_defined(const at::Tensor& tensor) {
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
                   const at::Tensor& residual) {
   if (!takes_rows(input, weight, bias)) {
-    const at::Tensor output = at::linear(input, weight, where_defined(bias));
+    const bool wide = takes_wide(input, weight, bias);
+    if (wide && is_inference()) return wide_linear(input, {weight, bias}, residual);
+    const at::Tensor output =
+        wide ? WideLinear::apply(input, weight, where_defined(bias)) : at::linear(input, weight, where_defined(bias));
     return residual.defined() ? residual + output : output;
   }
   if (is_inference() && (!residual.defined() || residual.scalar_type() == input.scalar_type()))

@@ -157,18 +157,23 @@ MemoryPlan plan_memory(const MemorySettings& s) {
     kept = m.language.num_layers * decoder_layer + m.vision.num_layers * tower_layer;
   // Gradients of a layer's inner rows, while it is passed backwards.
   layer += 2 * (m.language.inner_width + m.language.width) * s.pass_tokens * bytes;
+  // Of a product in bf16 a CPU holds both sides' rows in fp32, forwards and backwards (nn/linear.h).
+  const bool widens = bytes == 2 && !s.on_accelerator;
+  const std::int64_t wide = widens ? 4 * (m.language.inner_width + m.language.width) * s.pass_tokens : 0;
+  layer += wide;
   kept += 3 * s.pass_tokens * m.language.width * bytes;  // embeddings, and the last norm
   const std::int64_t chunk =
       std::min(std::max<std::int64_t>(1, s.pass_targets),
                std::clamp<std::int64_t>(kLogitsAtATime / std::max<std::int64_t>(1, m.vocab_size), 64, 2048));
   const std::int64_t table = m.vocab_size * m.language.width;
   std::int64_t head = 2 * chunk * m.vocab_size * bytes + 2 * s.pass_targets * m.language.width * bytes;
+  if (widens) head += 4 * chunk * m.vocab_size;
   if (s.trains_head) head += 4 * table;
   const std::int64_t gradients = trained_share * bytes;  // of one pass: whole, whatever is split
   const std::int64_t last = gradients + (s.trains_head ? table * bytes : 0);
-  const std::int64_t begins = kept + head;                                      // at the head
-  const std::int64_t between = s.gradient_checkpointing ? kept + layer : kept;  // a layer is computed again
-  const std::int64_t ends = last + layer;                                       // at the first layer
+  const std::int64_t begins = kept + head;                                        // at the head
+  const std::int64_t between = kept + (s.gradient_checkpointing ? layer : wide);  // a layer is computed again
+  const std::int64_t ends = last + layer;                                         // at the first layer
   const std::int64_t one_pass = std::max({begins, between, ends});
   const std::int64_t sums = 4 * trained_share / s.gradient_shards * s.num_workers;
   // With one pass a worker its gradients become the sums.

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cmath>
+
 #include "thinkvg/nn/exact.h"
 #include "thinkvg/nn/layers.h"
 
@@ -76,6 +78,38 @@ TEST(Linear, ExactRowsDoNotDependOnTheOthersAndHaveGradients) {
   };
   const auto own = gradients(all), expected = gradients(at::linear(input, weight, bias));
   for (std::size_t i = 0; i < own.size(); ++i) EXPECT_TRUE(own[i].allclose(expected[i], 1e-4, 1e-4));
+}
+
+// bf16 in more rows than the row kernels take, with one and with several pieces of the weight: the product in double
+// precision, rounded once, and gradients as close.
+TEST(Linear, ManyRowsOfBf16EqualTheProductInDoublePrecision) {
+  at::manual_seed(6);
+  for (const auto& [width, out] : {std::pair<std::int64_t, std::int64_t>{33, 70}, {2048, 2100}, {96, 1}}) {
+    const auto random = [&](at::IntArrayRef sizes) { return at::randn(sizes).to(at::kBFloat16); };
+    const at::Tensor input = random({2, 55, width}).requires_grad_(), bias = random({out}).requires_grad_();
+    const at::Tensor weight = (random({out, width}) / std::sqrt(static_cast<double>(width))).detach().requires_grad_();
+    const at::Tensor residual = random({2, 55, out}), factors = random({2, 55, out});
+    const auto wide = [](const at::Tensor& tensor) { return tensor.detach().to(at::kDouble).requires_grad_(); };
+    const at::Tensor wide_input = wide(input), wide_weight = wide(weight), wide_bias = wide(bias);
+    const at::Tensor exact = at::linear(wide_input, wide_weight, wide_bias);
+    const at::Tensor got = linear(input, weight, bias);
+    ASSERT_EQ(got.scalar_type(), at::kBFloat16);
+    ASSERT_EQ(got.sizes(), exact.sizes());
+    // Half of the last place of bf16, and what fp32 loses in the sum.
+    EXPECT_LE(largest_error(got, exact), 0x1p-8 + 1e-5) << width;
+    const auto gradients = torch::autograd::grad({got}, {input, weight, bias}, {factors});
+    const auto expected =
+        torch::autograd::grad({exact}, {wide_input, wide_weight, wide_bias}, {factors.to(at::kDouble)});
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      EXPECT_EQ(gradients[i].scalar_type(), at::kBFloat16);
+      ASSERT_EQ(gradients[i].sizes(), expected[i].sizes());
+      EXPECT_LE(largest_error(gradients[i], expected[i]), 0x1p-8 + 1e-4) << width << " gradient " << i;
+    }
+    const at::NoGradGuard no_grad;
+    EXPECT_TRUE(linear(input, weight, bias).equal(got));
+    EXPECT_LE(largest_error(linear(input, weight, bias, residual), exact + residual.to(at::kDouble)), 0x1p-8 + 1e-5);
+    EXPECT_LE(largest_error(nn::linear(input, weight), at::linear(wide_input, wide_weight)), 0x1p-8 + 1e-5);
+  }
 }
 
 TEST(GatedMlp, ExactTrainingPassEqualsTheDecodingPass) {

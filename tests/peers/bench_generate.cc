@@ -1,7 +1,6 @@
 // Times the rollout engine on a work file that tests/peers/decode_speed.py wrote, and prints one JSON document:
 //   bench_generate MODEL WORK.safetensors --dtype float32|bfloat16 --new_tokens N --completions G --temperature T
 //                  --repeats R --threads K
-// The work file holds prompt_<i> [T] int64 and, where prompt i has a picture, pixels_<i> [P, C] and grid_<i> [3].
 // Ends are banned, so that every completion has N tokens. seconds: one number a repeat, the tower's pass included;
 // first_seconds: the same with one token a completion, so that their difference is decoding alone.
 #include <ATen/ATen.h>
@@ -9,49 +8,14 @@
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <cstdio>
-#include <functional>
 #include <string>
 
+#include "tests/peers/work_file.h"
 #include "thinkvg/core/json.h"
 #include "thinkvg/generation/rollout_engine.h"
-#include "thinkvg/models/safetensors.h"
-#include "thinkvg/models/vision_language_model.h"
-
-namespace {
 
 using namespace thinkvg;
-
-struct Work {
-  std::vector<std::int64_t> ids;
-  models::PixelPatches patches;  // undefined values: text alone
-};
-
-std::vector<Work> read_work(const std::string& file) {
-  const auto tensors = models::read_safetensors(file);
-  std::vector<Work> list;
-  while (tensors.contains("prompt_" + std::to_string(list.size()))) {
-    const std::string number = std::to_string(list.size());
-    const at::Tensor ids = tensors.at("prompt_" + number).contiguous();
-    Work work{{ids.const_data_ptr<std::int64_t>(), ids.const_data_ptr<std::int64_t>() + ids.numel()}, {}};
-    if (tensors.contains("pixels_" + number)) {
-      const at::Tensor grid = tensors.at("grid_" + number);
-      work.patches.values = tensors.at("pixels_" + number).clone();
-      work.patches.grids = {{grid[0].item<std::int64_t>(), grid[1].item<std::int64_t>(), grid[2].item<std::int64_t>()}};
-    }
-    list.push_back(std::move(work));
-  }
-  return list;
-}
-
-double seconds_of(const std::function<void()>& action) {
-  const auto start = std::chrono::steady_clock::now();
-  action();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
 
 int main(int argc, char** argv) {
   std::string model_folder, work_file, dtype = "float32";
@@ -72,9 +36,8 @@ int main(int argc, char** argv) {
 
   const at::NoGradGuard no_grad;
   if (threads > 0) at::set_num_threads(static_cast<int>(threads));
-  const auto model = models::load(model_folder);
-  model->to(dtype == "bfloat16" ? at::kBFloat16 : at::kFloat);
-  const std::vector<Work> work = read_work(work_file);
+  const auto model = models::load(model_folder, peers::dtype_of(dtype));
+  const std::vector<peers::Work> work = peers::read_work(work_file);
   generation::RolloutEngine engine(*model, {.exact = exact});
 
   std::vector<std::vector<generation::Completion>> results;
@@ -84,9 +47,7 @@ int main(int argc, char** argv) {
       generation::GenerationRequest request;
       request.prompt.ids = work[i].ids;
       if (work[i].patches.values.defined()) {
-        for (std::size_t t = 0; t < work[i].ids.size(); ++t)
-          if (work[i].ids[t] == model->special_tokens().image)
-            request.prompt.image_rows.push_back(static_cast<std::int64_t>(t));
+        request.prompt.image_rows = peers::image_rows(work[i], model->special_tokens().image);
         request.grids = work[i].patches.grids;
         request.image_features = {model->encode_images(work[i].patches)};
       }
@@ -99,8 +60,8 @@ int main(int argc, char** argv) {
   generate(std::min<std::int64_t>(new_tokens, 4));  // warm-up
   Json seconds = Json::array(), first_seconds = Json::array();
   for (std::int64_t i = 0; i < repeats; ++i) {
-    first_seconds.push_back(seconds_of([&] { generate(1); }));
-    seconds.push_back(seconds_of([&] { generate(new_tokens); }));
+    first_seconds.push_back(peers::seconds_of([&] { generate(1); }));
+    seconds.push_back(peers::seconds_of([&] { generate(new_tokens); }));
   }
   Json ids = Json::array();
   for (const auto& group : results)

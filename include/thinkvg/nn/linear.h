@@ -11,7 +11,8 @@ namespace thinkvg::nn {
 
 // Matrix products of layers. On a CPU, few rows without gradient (decoding steps) take own kernels that read the
 // weights once, in fp32 and bf16 with sums in fp32, whose results for a row do not depend on the other rows; so do all
-// rows of fp32 while an ExactForward lives, with gradients then. Everything else is ATen's.
+// rows of fp32 while an ExactForward lives, with gradients then. More rows of bf16 are multiplied as fp32 and rounded
+// once, with gradients, where the processor has no faster way for bf16. Everything else is ATen's.
 
 // input W^T + bias (+ residual [N, E]). input [N, D], weight [E, D], bias [E] or undefined, residual or undefined.
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias = {},

@@ -1,5 +1,9 @@
 #include "nn/cpu/linear_kernel.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+
 #include <algorithm>
 
 #include "nn/cpu/vectors.h"
@@ -140,6 +144,16 @@ const Kernels& kernels() {
 }
 
 }  // namespace
+
+bool has_bf16_matrices() {
+#ifdef __x86_64__
+  unsigned int a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned int kFeatures = 7, kAmxBf16 = 1U << 22U;
+  return __get_cpuid_count(kFeatures, 0, &a, &b, &c, &d) != 0 && (d & kAmxBf16) != 0;
+#else
+  return true;  // not known: LibTorch's own choice
+#endif
+}
 
 void linear_rows(const LinearRows& rows) { kernels().linear(rows); }
 void widen(const std::uint16_t* from, float* to, std::int64_t count) { kernels().widen(from, to, count); }

@@ -26,4 +26,8 @@ void linear_rows(const LinearRows& rows);
 void widen(const std::uint16_t* from, float* to, std::int64_t count);
 void narrow(const float* from, std::uint16_t* to, std::int64_t count);
 
+// Whether the processor multiplies bf16 matrices faster than fp32 ones (x86 with AMX). Dot products of bf16 alone
+// (AVX512_BF16) run at half the speed of fp32's.
+bool has_bf16_matrices();
+
 }  // namespace thinkvg::nn::cpu
