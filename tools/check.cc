@@ -47,10 +47,10 @@ struct Run {
   bool skips_overlong = false;
   bool joins_turns = false;
   std::int64_t questions_a_step = 1;
-  double epochs = 0;                 // where options.steps is 0
-  std::int64_t group_size = 0;       // of grpo, else 0
-  std::int64_t max_new_tokens = 0;   // of grpo
-  generation::EngineOptions engine;  // of grpo
+  double epochs = 0;                      // where options.steps is 0
+  std::int64_t group_size = 0;            // of grpo, else 0
+  std::int64_t max_new_tokens = 0;        // of grpo
+  generation::EngineOptions engine = {};  // of grpo
   bool reference = false;
   bool overlap_rollout = false;
   train::MemoryLevers levers;

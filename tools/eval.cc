@@ -16,8 +16,11 @@ int run_eval(const Arguments& arguments) {
   if (const auto code = run_processes("eval", arguments, options.processes)) return *code;
   const auto group = join_processes(options.dist);
   eval::Judge judge;
-  if (options.judge.is_given())
-    judge = eval::make_answer_judge(options.judge, rl::reward_resources(options.engine).local_judge);
+  if (options.judge.is_given()) {
+    generation::EngineOptions judging = options.engine;
+    judging.quantization = "none";  // grades must not change with the setting of the model that is graded
+    judge = eval::make_answer_judge(options.judge, rl::reward_resources(judging).local_judge);
+  }
   const eval::Evaluation evaluation = eval::evaluate(options, *group, judge);
   if (!group->is_main()) return 0;
   if (options.json)

@@ -198,7 +198,7 @@ std::string key_of(const EvalOptions& options, const Provenance& provenance) {
   asked.judge = rewards::JudgeOptions();
   asked.metrics = MetricOptions();
   if (!asked.shuffle_pictures) asked.limit = 0;
-  asked.engine = {.exact = options.engine.exact};
+  asked.engine = {.exact = options.engine.exact, .quantization = options.engine.quantization};
   asked.batch_questions = asked.num_threads = 0;
   asked.processes = 1;
   asked.dist = {};
@@ -399,6 +399,7 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
   if (!options.name.empty()) document["name"] = options.name;
   document["blind"] = options.blind;
   document["shuffled_pictures"] = options.shuffle_pictures;
+  if (options.engine.quantization != "none") document["quantization"] = options.engine.quantization;
   document["new_tokens"] = num_tokens;
   document["generation_seconds"] = asked.seconds;
   if (judge || !options.judge_scores.empty()) document["num_judged"] = num_judged;

@@ -35,6 +35,7 @@ class AsyncEngine::Impl {
  public:
   Impl(models::ModelBundle bundle, const EngineOptions& options)
       : bundle_(std::move(bundle)),
+        quantized_(models::quantized_language(*bundle_.model, options.weights())),
         scheduler_(*bundle_.model, bundle_.tokenizer.get(), settings_of(*bundle_.model, options)) {
     if (options.exact) exact_.emplace();
     load_ = scheduler_.load();
@@ -124,6 +125,7 @@ class AsyncEngine::Impl {
   }
 
   models::ModelBundle bundle_;
+  std::unique_ptr<const models::QuantizedLanguage> quantized_;  // null: the model's own weights
   std::optional<nn::ExactForward> exact_;
   Scheduler scheduler_;
   std::thread thread_;

@@ -22,9 +22,12 @@ constexpr std::int64_t kRowsWorthAWorker = 8;
 constexpr std::int64_t kRowsWorthALargeWorker = 64;
 constexpr std::int64_t kLargeWeights = std::int64_t{64} << 20;
 
-std::int64_t rows_worth_a_worker(const models::VisionLanguageModel& model) {
+std::int64_t rows_worth_a_worker(const models::VisionLanguageModel& model, const models::QuantizedLanguage* quantized) {
   std::int64_t bytes = 0;
-  for (const at::Tensor& parameter : model.parameters()) bytes += static_cast<std::int64_t>(parameter.nbytes());
+  if (quantized != nullptr)
+    bytes = quantized->num_bytes();
+  else
+    for (const at::Tensor& parameter : model.parameters()) bytes += static_cast<std::int64_t>(parameter.nbytes());
   return bytes > kLargeWeights ? kRowsWorthALargeWorker : kRowsWorthAWorker;
 }
 
@@ -34,6 +37,7 @@ RolloutEngine::RolloutEngine(models::VisionLanguageModel& model, const EngineOpt
                              const text::Tokenizer* tokenizer)
     : model_(model), options_(options), tokenizer_(tokenizer) {
   options.check();
+  quantized_ = models::quantized_language(model, options.weights());
 }
 
 std::vector<std::vector<Completion>> RolloutEngine::generate(const std::vector<GenerationRequest>& requests,
@@ -59,7 +63,8 @@ std::vector<std::vector<Completion>> RolloutEngine::generate_each(const std::vec
   std::int64_t workers = 1;
   if (!on_token_ && model_.parameters().front().device().is_cpu())
     workers = std::min({nn::num_workers(), num_requests,
-                        std::max<std::int64_t>(1, num_completions / rows_worth_a_worker(model_)), options_.max_rows});
+                        std::max<std::int64_t>(1, num_completions / rows_worth_a_worker(model_, quantized_.get())),
+                        options_.max_rows});
 
   std::vector<std::vector<Completion>> results(requests.size());
   std::vector<GenerationStats> stats(static_cast<std::size_t>(workers));

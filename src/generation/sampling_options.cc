@@ -18,6 +18,16 @@ void SamplingOptions::check() const {
 void EngineOptions::check() const {
   if (max_rows < 1) throw_invalid("max_rows must be at least 1, but is {}", max_rows);
   if (cache_mb < 0) throw_invalid("cache_mb must be 0 (chosen) or more, but is {}", cache_mb);
+  if (weights() != nn::Quantization::none && exact)
+    throw_invalid("quantization {} and exact exclude each other: quantised weights are not the trainer's; give one",
+                  quantization);
+}
+
+nn::Quantization EngineOptions::weights() const {
+  if (quantization == "none") return nn::Quantization::none;
+  if (quantization == "int8") return nn::Quantization::int8;
+  if (quantization == "int4") return nn::Quantization::int4;
+  throw_invalid("quantization must be none, int8 or int4, but is '{}'", quantization);
 }
 
 }  // namespace thinkvg::generation

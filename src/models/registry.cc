@@ -192,7 +192,9 @@ std::string dtype_text(at::ScalarType type) {
 
 }  // namespace
 
-at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const { return nn::linear(hidden, output_weight()); }
+at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const {
+  return nn::linear(hidden, nn::LinearWeights{output_weight(), {}, quantized_head_.get()});
+}
 
 std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype) {
   const Json config = read_config(folder);

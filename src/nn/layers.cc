@@ -6,7 +6,6 @@
 #include "nn/cpu/layers.h"
 #include "nn/inference.h"
 #include "thinkvg/core/error.h"
-#include "thinkvg/nn/linear.h"
 
 namespace thinkvg::nn {
 namespace {
@@ -53,17 +52,17 @@ Linear::Linear(std::int64_t in, std::int64_t out, bool with_bias)
 }
 
 at::Tensor Linear::forward(const at::Tensor& input) const {
-  const at::Tensor output = linear(input, weight, bias);
+  const at::Tensor output = linear(input, weights());
   return adapter && adapters_on() ? output + adapter->forward(input) : output;
 }
 
 at::Tensor Linear::forward_onto(const at::Tensor& input, const at::Tensor& residual) const {
-  return adapter && adapters_on() ? residual + forward(input) : linear(input, weight, bias, residual);
+  return adapter && adapters_on() ? residual + forward(input) : linear(input, weights(), residual);
 }
 
 std::vector<at::Tensor> forward_together(const at::Tensor& input, std::initializer_list<const Linear*> layers) {
   std::vector<LinearWeights> parts;
-  for (const Linear* layer : layers) parts.push_back({layer->weight, layer->bias});
+  for (const Linear* layer : layers) parts.push_back(layer->weights());
   std::vector<at::Tensor> outputs = linears(input, parts);
   std::size_t i = 0;
   for (const Linear* layer : layers) {
@@ -113,7 +112,7 @@ GatedMlp::GatedMlp(std::int64_t width, std::int64_t inner_width, bool with_bias,
 
 at::Tensor GatedMlp::inner(const at::Tensor& input) const {
   const bool plain = !adapters_on() || (!gate_proj_->adapter && !up_proj_->adapter);
-  const LinearWeights gate_weights{gate_proj_->weight, gate_proj_->bias}, up_weights{up_proj_->weight, up_proj_->bias};
+  const LinearWeights gate_weights = gate_proj_->weights(), up_weights = up_proj_->weights();
   if (plain && activation_ == Activation::silu && has_gated_linear(input, gate_weights, up_weights))
     return gated_linear(input, gate_weights, up_weights);
   const at::Tensor gate = gate_proj_->forward(input);

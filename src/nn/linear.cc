@@ -9,6 +9,7 @@
 
 #include "nn/cpu/layer_kernel.h"
 #include "nn/cpu/linear_kernel.h"
+#include "nn/cpu/quantized_kernel.h"
 #include "nn/inference.h"
 #include "thinkvg/nn/exact.h"
 #include "thinkvg/nn/workers.h"
@@ -20,12 +21,23 @@ namespace {
 constexpr std::int64_t kFewRows = 48;
 // Multiplications that are worth a thread.
 constexpr std::int64_t kWorkPerThread = 65536;
-// Outputs whose sums wait in scratch memory.
+// Outputs whose sums wait in scratch memory, at most, and numbers in it that a core's cache holds.
 constexpr std::int64_t kOutputsAtATime = 128;
 // Rows of a bf16 weight that are fp32 at a time: few enough numbers for a cache, enough rows for a fast product.
 constexpr std::int64_t kWideNumbers = std::int64_t{1} << 20, kFewestWideRows = 128;
+constexpr std::int64_t kScratchFloats = 64 * 1024;
+// Inputs that are worth a thread when they are rounded.
+constexpr std::int64_t kInputsPerThread = 32768;
 
 bool is_dense(const at::Tensor& tensor) { return !tensor.defined() || tensor.is_contiguous(); }
+
+bool takes_quantized(const at::Tensor& input, const LinearWeights& part) {
+  const at::ScalarType type = input.scalar_type();
+  return part.quantized != nullptr && is_inference() && input.is_cpu() &&
+         (type == at::kFloat || type == at::kBFloat16) && input.dim() >= 1 && input.numel() > 0 &&
+         input.size(-1) == part.quantized->in() &&
+         (!part.bias.defined() || (part.bias.scalar_type() == type && is_dense(part.bias)));
+}
 
 // Whether own code may take the product: on the CPU, of one dtype, and of shapes that fit.
 bool is_plain(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
@@ -36,10 +48,11 @@ bool is_plain(const at::Tensor& input, const at::Tensor& weight, const at::Tenso
   return is_dense(weight) && is_dense(bias);
 }
 
-bool takes_rows(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
-  if (!is_plain(input, weight, bias)) return false;
+bool takes_rows(const at::Tensor& input, const LinearWeights& part) {
+  if (takes_quantized(input, part)) return true;
+  if (!is_plain(input, part.weight, part.bias)) return false;
   if (exact_forward() && input.scalar_type() == at::kFloat) return true;
-  return is_inference() && input.numel() <= kFewRows * weight.size(1);
+  return is_inference() && input.numel() <= kFewRows * part.weight.size(1);
 }
 
 bool takes_wide(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
@@ -48,10 +61,11 @@ bool takes_wide(const at::Tensor& input, const at::Tensor& weight, const at::Ten
          is_plain(input, weight, bias);
 }
 
-// A layer's input as dense rows of fp32.
+// A layer's input as dense rows of fp32, or of 8 bits for quantised weights of so many bits.
 class InputRows {
  public:
-  explicit InputRows(const at::Tensor& input) : width(input.size(-1)), num_rows(input.numel() / width) {
+  explicit InputRows(const at::Tensor& input, int quantized_bits = 0)
+      : width(input.size(-1)), num_rows(input.numel() / width), bits(quantized_bits) {
     held_ = input.contiguous();
     if (held_.scalar_type() == at::kBFloat16) {
       const at::Tensor wide = at::empty(held_.sizes(), held_.options().dtype(at::kFloat));
@@ -60,14 +74,44 @@ class InputRows {
       held_ = wide;
     }
     data = held_.const_data_ptr<float>();
+    if (bits > 0) quantize();
   }
+
+  // What pieces of the outputs are multiples of.
+  std::int64_t unit() const { return bits > 0 ? cpu::kTile : 1; }
 
   std::int64_t width;
   std::int64_t num_rows;
+  int bits;  // 0: as they are
   const float* data;
+  const std::int8_t* values = nullptr;
+  const float* scales = nullptr;
+  const std::int32_t* sums = nullptr;
 
  private:
+  void quantize() {
+    const std::int64_t groups = cpu::num_groups(width, bits), padded = groups * cpu::group_size(bits);
+    constexpr std::int64_t kNumber = 4;  // bytes of a scale or sum
+    rounded_ = at::empty({num_rows * (padded + 2 * groups * kNumber)}, at::kChar);
+    auto* to = rounded_.mutable_data_ptr<std::int8_t>();
+    auto* to_scales = reinterpret_cast<float*>(to + num_rows * padded);
+    auto* to_sums = reinterpret_cast<std::int32_t*>(to_scales + num_rows * groups);
+    share_out(num_rows, kInputsPerThread / width + 1, [&](std::int64_t begin, std::int64_t end) {
+      cpu::quantized_kernels()[0].quantize_inputs({.input = data + begin * width,
+                                                   .num_rows = end - begin,
+                                                   .width = width,
+                                                   .bits = bits,
+                                                   .values = to + begin * padded,
+                                                   .scales = to_scales + begin * groups,
+                                                   .sums = to_sums + begin * groups});
+    });
+    values = to;
+    scales = to_scales;
+    sums = to_sums;
+  }
+
   at::Tensor held_;
+  at::Tensor rounded_;  // values, scales and sums
 };
 
 std::vector<std::int64_t> output_sizes(const at::Tensor& input, std::int64_t width) {
@@ -76,34 +120,51 @@ std::vector<std::int64_t> output_sizes(const at::Tensor& input, std::int64_t wid
   return sizes;
 }
 
-float number_at(const at::Tensor& tensor, std::int64_t i) {
-  if (tensor.scalar_type() == at::kFloat) return tensor.const_data_ptr<float>()[i];
-  return static_cast<float>(tensor.const_data_ptr<at::BFloat16>()[i]);
-}
-
 float* scratch(std::int64_t count) {
   static thread_local std::vector<float> memory;
   if (std::ssize(memory) < count) memory.resize(static_cast<std::size_t>(count));
   return memory.data();
 }
 
-// sums[m, e - begin] = x[m] . W[e] + bias[e] for e in [begin, end).
+// sums[m, e - begin] = x[m] . W[e] + bias[e] for e in [begin, end); begin is a multiple of the input's unit().
 void sum_rows(const InputRows& input, const LinearWeights& part, std::int64_t begin, std::int64_t end, float* sums,
               std::int64_t stride) {
-  cpu::linear_rows({.input = input.data,
-                    .weight = part.weight.const_data_ptr(),
-                    .is_bf16 = part.weight.scalar_type() == at::kBFloat16,
-                    .num_rows = input.num_rows,
-                    .width = input.width,
-                    .begin = begin,
-                    .end = end,
-                    .out = sums,
-                    .out_stride = stride});
+  if (input.bits > 0)
+    cpu::quantized_kernels()[0].products({.bits = input.bits,
+                                          .values = input.values,
+                                          .scales = input.scales,
+                                          .sums = input.sums,
+                                          .blocks = part.quantized->blocks(),
+                                          .num_rows = input.num_rows,
+                                          .width = input.width,
+                                          .begin = begin,
+                                          .end = end,
+                                          .out = sums,
+                                          .out_stride = stride});
+  else
+    cpu::linear_rows({.input = input.data,
+                      .weight = part.weight.const_data_ptr(),
+                      .is_bf16 = part.weight.scalar_type() == at::kBFloat16,
+                      .num_rows = input.num_rows,
+                      .width = input.width,
+                      .begin = begin,
+                      .end = end,
+                      .out = sums,
+                      .out_stride = stride});
   if (!part.bias.defined()) return;
-  for (std::int64_t e = begin; e < end; ++e) {
-    const float bias = number_at(part.bias, e);
-    for (std::int64_t m = 0; m < input.num_rows; ++m) sums[m * stride + e - begin] += bias;
-  }
+  const auto add = [&](const auto* bias) {
+    for (std::int64_t m = 0; m < input.num_rows; ++m)
+      for (std::int64_t e = begin; e < end; ++e) sums[m * stride + e - begin] += static_cast<float>(bias[e]);
+  };
+  if (part.bias.scalar_type() == at::kFloat)
+    add(part.bias.const_data_ptr<float>());
+  else
+    add(part.bias.const_data_ptr<at::BFloat16>());
+}
+
+// A multiple of the unit.
+std::int64_t outputs_at_a_time(const InputRows& input) {
+  return std::clamp(kScratchFloats / input.num_rows / cpu::kTile * cpu::kTile, cpu::kTile, kOutputsAtATime);
 }
 
 void compute(const InputRows& input, const LinearWeights& part, const at::Tensor& residual, const at::Tensor& output,
@@ -119,9 +180,10 @@ void compute(const InputRows& input, const LinearWeights& part, const at::Tensor
     return;
   }
   auto* out = static_cast<std::uint16_t*>(output.mutable_data_ptr());
-  float* sums = scratch(input.num_rows * kOutputsAtATime);
-  for (std::int64_t first = begin; first < end; first += kOutputsAtATime) {
-    const std::int64_t count = std::min(kOutputsAtATime, end - first);
+  const std::int64_t most = outputs_at_a_time(input);
+  float* sums = scratch(input.num_rows * most);
+  for (std::int64_t first = begin; first < end; first += most) {
+    const std::int64_t count = std::min(most, end - first);
     sum_rows(input, part, first, first + count, sums, count);
     for (std::int64_t m = 0; m < input.num_rows; ++m) {
       float* row = sums + m * count;
@@ -134,17 +196,56 @@ void compute(const InputRows& input, const LinearWeights& part, const at::Tensor
   }
 }
 
+// Outputs that are worth a thread.
 std::int64_t grain(const InputRows& input) {
-  return std::max<std::int64_t>(8, kWorkPerThread / (input.num_rows * input.width));
+  const std::int64_t work = kWorkPerThread / (input.num_rows * input.width);
+  return input.bits > 0 ? std::max(input.unit(), 2 * work) : std::max<std::int64_t>(8, work);
+}
+
+// Calls body(begin, end) for pieces of `num_units` units of outputs, on several threads. They are cut between outputs
+// and then moved to the next unit: 28 units in 8 pieces are 3 and 4 long in turn, not 7 times 4.
+template <class Body>
+void share_units(const InputRows& input, std::int64_t num_units, std::int64_t least, const Body& body) {
+  const std::int64_t unit = input.unit();
+  share_out(num_units * unit, least, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t first = (begin + unit - 1) / unit, last = (end + unit - 1) / unit;
+    if (first < last) body(first, last);
+  });
+}
+
+int bits_of(const at::Tensor& input, const LinearWeights& part) {
+  return takes_quantized(input, part) ? part.quantized->bits() : 0;
+}
+
+// residual: of the only part, or undefined.
+std::vector<at::Tensor> row_linears(const at::Tensor& input, std::span<const LinearWeights> parts,
+                                    const at::Tensor& residual) {
+  const InputRows rows(input, bits_of(input, parts.front()));
+  const std::int64_t unit = rows.unit();
+  const auto units_of = [&](const LinearWeights& part) { return (part.weight.size(0) + unit - 1) / unit; };
+  std::vector<at::Tensor> outputs;
+  std::int64_t total = 0;
+  for (const LinearWeights& part : parts) {
+    outputs.push_back(at::empty(output_sizes(input, part.weight.size(0)), input.options()));
+    total += units_of(part);
+  }
+  const at::Tensor dense_residual = residual.defined() ? residual.contiguous() : residual;
+  // The outputs of all parts lie in one range, which the threads share.
+  share_units(rows, total, grain(rows), [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t start = 0;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const std::int64_t count = units_of(parts[i]);
+      const std::int64_t from = std::max(begin, start) - start, to = std::min(end, start + count) - start;
+      if (from < to)
+        compute(rows, parts[i], dense_residual, outputs[i], from * unit, std::min(to * unit, parts[i].weight.size(0)));
+      start += count;
+    }
+  });
+  return outputs;
 }
 
 at::Tensor row_linear(const at::Tensor& input, const LinearWeights& part, const at::Tensor& residual) {
-  const InputRows rows(input);
-  const at::Tensor dense_residual = residual.defined() ? residual.contiguous() : residual;
-  at::Tensor output = at::empty(output_sizes(input, part.weight.size(0)), input.options());
-  share_out(part.weight.size(0), grain(rows),
-            [&](std::int64_t begin, std::int64_t end) { compute(rows, part, dense_residual, output, begin, end); });
-  return output;
+  return row_linears(input, std::span(&part, 1), residual).front();
 }
 
 struct RowLinear final : torch::autograd::Function<RowLinear> {
@@ -243,63 +344,53 @@ std::optional<at::Tensor> where_defined(const at::Tensor& tensor) {
 
 }  // namespace
 
-at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
-                  const at::Tensor& residual) {
-  if (!takes_rows(input, weight, bias)) {
-    const bool wide = takes_wide(input, weight, bias);
-    if (wide && is_inference()) return wide_linear(input, {weight, bias}, residual);
-    const at::Tensor output =
-        wide ? WideLinear::apply(input, weight, where_defined(bias)) : at::linear(input, weight, where_defined(bias));
+at::Tensor linear(const at::Tensor& input, const LinearWeights& part, const at::Tensor& residual) {
+  if (!takes_rows(input, part)) {
+    const bool wide = takes_wide(input, part.weight, part.bias);
+    if (wide && is_inference()) return wide_linear(input, part, residual);
+    const std::optional<at::Tensor> bias = where_defined(part.bias);
+    const at::Tensor output = wide ? WideLinear::apply(input, part.weight, bias) : at::linear(input, part.weight, bias);
     return residual.defined() ? residual + output : output;
   }
   if (is_inference() && (!residual.defined() || residual.scalar_type() == input.scalar_type()))
-    return row_linear(input, {weight, bias}, residual);
-  const at::Tensor output = RowLinear::apply(input, weight, where_defined(bias));
+    return row_linear(input, part, residual);
+  const at::Tensor output =
+      is_inference() ? row_linear(input, part, {}) : RowLinear::apply(input, part.weight, where_defined(part.bias));
   return residual.defined() ? residual + output : output;
 }
 
+at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
+                  const at::Tensor& residual) {
+  return linear(input, LinearWeights{weight, bias}, residual);
+}
+
 std::vector<at::Tensor> linears(const at::Tensor& input, std::span<const LinearWeights> parts) {
-  std::vector<at::Tensor> outputs;
   const bool by_rows = is_inference() && std::all_of(parts.begin(), parts.end(), [&](const LinearWeights& part) {
-                         return takes_rows(input, part.weight, part.bias);
+                         return takes_rows(input, part) && bits_of(input, part) == bits_of(input, parts.front());
                        });
-  if (!by_rows) {
-    for (const LinearWeights& part : parts) outputs.push_back(linear(input, part.weight, part.bias));
-    return outputs;
-  }
-  const InputRows rows(input);
-  std::int64_t total = 0;
-  for (const LinearWeights& part : parts) {
-    outputs.push_back(at::empty(output_sizes(input, part.weight.size(0)), input.options()));
-    total += part.weight.size(0);
-  }
-  // The outputs of all parts lie in one range, which the threads share.
-  share_out(total, grain(rows), [&](std::int64_t begin, std::int64_t end) {
-    std::int64_t start = 0;
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const std::int64_t width = parts[i].weight.size(0);
-      const std::int64_t from = std::max(begin, start) - start, to = std::min(end, start + width) - start;
-      if (from < to) compute(rows, parts[i], {}, outputs[i], from, to);
-      start += width;
-    }
-  });
+  if (by_rows && !parts.empty()) return row_linears(input, parts, {});
+  std::vector<at::Tensor> outputs;
+  for (const LinearWeights& part : parts) outputs.push_back(linear(input, part));
   return outputs;
 }
 
 bool has_gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up) {
-  return is_inference() && takes_rows(input, gate.weight, gate.bias) && takes_rows(input, up.weight, up.bias);
+  return is_inference() && takes_rows(input, gate) && takes_rows(input, up) &&
+         bits_of(input, gate) == bits_of(input, up);
 }
 
 at::Tensor gated_linear(const at::Tensor& input, const LinearWeights& gate, const LinearWeights& up) {
-  const InputRows rows(input);
-  const std::int64_t width = gate.weight.size(0);
+  const InputRows rows(input, bits_of(input, gate));
+  const std::int64_t width = gate.weight.size(0), unit = rows.unit();
   at::Tensor output = at::empty(output_sizes(input, width), input.options());
-  share_out(width, std::max<std::int64_t>(8, grain(rows) / 2), [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t size = rows.num_rows * kOutputsAtATime;
+  const std::int64_t least = std::max<std::int64_t>(8, unit), num_units = (width + unit - 1) / unit;
+  share_units(rows, num_units, std::max(least, grain(rows) / 2), [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t most = outputs_at_a_time(rows), size = rows.num_rows * most;
     float* gates = scratch(2 * size);
     float* ups = gates + size;
-    for (std::int64_t first = begin; first < end; first += kOutputsAtATime) {
-      const std::int64_t count = std::min(kOutputsAtATime, end - first);
+    const std::int64_t last = std::min(width, end * unit);
+    for (std::int64_t first = begin * unit; first < last; first += most) {
+      const std::int64_t count = std::min(most, last - first);
       sum_rows(rows, gate, first, first + count, gates, count);
       sum_rows(rows, up, first, first + count, ups, count);
       cpu::gated_product({gates, ups, gates, rows.num_rows * count});

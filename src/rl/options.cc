@@ -38,6 +38,12 @@ void GrpoOptions::check() const {
   if (run.steps < 1) throw_invalid("nothing to do: give run.steps");
   sampling.check();
   engine.check();
+  if (engine.weights() != nn::Quantization::none)
+    throw_invalid(
+        "engine.quantization is {}, but completions to learn from must come from the weights that are trained; leave "
+        "it "
+        "at none",
+        engine.quantization);
   run.check();
   if (sampling.temperature == 0)
     throw_invalid("sampling.temperature must be above 0: equal completions have no advantage");

@@ -75,6 +75,20 @@ TEST_F(AsyncEngineTest, AnswersAsTheRolloutEngineDoes) {
   EXPECT_EQ(engine.load().pages_used, 0);
 }
 
+TEST_F(AsyncEngineTest, QuantizesAsTheRolloutEngineDoes) {
+  const SamplingOptions sampling{.max_new_tokens = 20};
+  const auto plain = RolloutEngine(*bundle_.model, {}).generate({request(0, 1)}, sampling);
+  const auto expected = RolloutEngine(*bundle_.model, {.quantization = "int8"}).generate({request(0, 1)}, sampling);
+  EXPECT_NE(plain[0][0].logprobs, expected[0][0].logprobs);
+  AsyncEngine engine(bundle_, {.quantization = "int8"});
+  Heard heard;
+  engine.submit(request(0, 1), sampling, heard.events());
+  engine.drain();
+  ASSERT_EQ(heard.finished.size(), 1) << heard.error;
+  EXPECT_EQ(heard.finished[0].ids, expected[0][0].ids);
+  EXPECT_EQ(heard.finished[0].logprobs, expected[0][0].logprobs);
+}
+
 TEST_F(AsyncEngineTest, GivesBackEveryPageUnderRandomCancelling) {
   RandomStream random({3});
   AsyncEngine engine(bundle_, {.max_rows = 6, .cache_mb = 1});

@@ -182,6 +182,78 @@ TEST_F(RolloutEngineTest, WrongSettingsNameThemselves) {
   EXPECT_THROW(RolloutEngine(*bundle_.model, {0}), std::invalid_argument);
 }
 
+TEST_F(RolloutEngineTest, QuantizedWeightsGiveNearbyLogProbs) {
+  const SamplingOptions sampling{.max_new_tokens = 24};
+  const auto plain = RolloutEngine(*bundle_.model, {}).generate(requests(3), sampling);
+  // The mean difference of a token's log-probability; that of a tiny model of random weights.
+  const std::pair<const char*, double> kinds[] = {{"int8", 0.05}, {"int4", 0.4}};
+  double before = 0;
+  for (const auto& [name, bound] : kinds) {
+    const auto results = RolloutEngine(*bundle_.model, {.quantization = name}).generate(requests(3), sampling);
+    double difference = 0;
+    std::int64_t count = 0;
+    for (std::size_t i = 0; i < results.size(); ++i)
+      for (const Completion& completion : results[i]) {
+        const auto expected = recomputed(questions_[i], completion.ids, 1.0);
+        for (std::size_t t = 0; t < expected.size(); ++t, ++count)
+          difference += std::abs(completion.logprobs[t] - expected[t]);
+      }
+    difference /= static_cast<double>(count);
+    EXPECT_LT(difference, bound) << name;
+    EXPECT_GT(difference, 2 * before + 1e-5) << name;
+    before = difference;
+  }
+  // The model is what it was.
+  const auto after = RolloutEngine(*bundle_.model, {}).generate(requests(3), sampling);
+  for (std::size_t i = 0; i < plain.size(); ++i)
+    for (std::size_t g = 0; g < plain[i].size(); ++g) {
+      EXPECT_EQ(after[i][g].ids, plain[i][g].ids);
+      EXPECT_EQ(after[i][g].logprobs, plain[i][g].logprobs);
+    }
+}
+
+TEST_F(RolloutEngineTest, QuantizedCompletionsDoNotDependOnTheirNeighbours) {
+  const SamplingOptions sampling{.max_new_tokens = 20};
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    bundle_.model->to(type);
+    for (const char* name : {"int8", "int4"}) {
+      const auto complete = [&](std::int64_t max_rows, const std::vector<GenerationRequest>& some) {
+        return RolloutEngine(*bundle_.model, {.max_rows = max_rows, .prefix_cache = false, .quantization = name})
+            .generate(some, sampling);
+      };
+      const auto all = complete(64, requests(4)), few = complete(2, requests(4)), again = complete(64, requests(4));
+      const auto alone = complete(64, {requests(4)[3]});
+      for (std::size_t i = 0; i < all.size(); ++i)
+        for (std::size_t g = 0; g < 4; ++g) {
+          EXPECT_EQ(all[i][g].ids, few[i][g].ids) << name;
+          EXPECT_EQ(all[i][g].logprobs, few[i][g].logprobs) << name;
+          EXPECT_EQ(all[i][g].logprobs, again[i][g].logprobs) << name;
+        }
+      for (std::size_t g = 0; g < 4; ++g) EXPECT_EQ(all[3][g].logprobs, alone[0][g].logprobs) << name;
+    }
+  }
+}
+
+TEST_F(RolloutEngineTest, QuantizationIsRefusedWhereItMakesNoSense) {
+  const auto message_of = [&](const EngineOptions& options) {
+    try {
+      RolloutEngine engine(*bundle_.model, options);
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(message_of({.quantization = "int5"}), testing::HasSubstr("none, int8 or int4"));
+  EXPECT_THAT(message_of({.exact = true, .quantization = "int8"}), testing::HasSubstr("exact"));
+  {
+    const RolloutEngine engine(*bundle_.model, {.quantization = "int8"});
+    EXPECT_THAT(message_of({.quantization = "int4"}), testing::HasSubstr("already"));
+  }
+  EXPECT_EQ(message_of({.quantization = "int4"}), "");
+  bundle_.model->to(at::kHalf);
+  EXPECT_THAT(message_of({.quantization = "int8"}), testing::HasSubstr("float32 or bfloat16"));
+}
+
 // A cache that holds a few completions: others wait, and the youngest give their pages back.
 TEST_F(RolloutEngineTest, AFullCacheChangesNoCompletion) {
   const SamplingOptions sampling{.max_new_tokens = 90, .min_new_tokens = 60};

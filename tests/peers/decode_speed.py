@@ -2,13 +2,17 @@
 
     ninja -C build/release bench_generate
     python tests/peers/decode_speed.py --program build/release/tests/bench_generate [--shapes tiny,10M,0.1B,0.4B]
+        [--dtypes float32,bfloat16,int8,int4]
 
 Random Qwen2.5-VL models of each shape are written once and read by both. The greedy outputs are compared first (fp32
 must be equal; for bf16 the share of equal tokens before the first difference is printed); then both are timed in turns,
 A B A B ..., each on all cores, after a warm-up. Printed: the best and the median of the repeats, tokens/s of decoding
 alone (the time of one token a completion taken off), of prompts, and of a rollout as GRPO does it (8 prompts with one
-picture each, 8 completions). The machine line says what the cores and the memory gave in the same run. Needs an idle
-machine: refuses above a load of 0.3 without --force.
+picture each, 8 completions). The rows int8 and int4 are this program's quantised weights, made of fp32 ones, against
+transformers in the type that --quantized_peer names (take the faster one); they state how they change the
+log-probabilities of the tokens that were drawn (mean difference) and the distributions (mean divergence from fp32's),
+which on random weights says less than on trained ones. The machine line says what the cores and the memory gave in the
+same run. Needs an idle machine: refuses above a load of 0.3 without --force.
 """
 
 import argparse
@@ -31,6 +35,7 @@ SHAPES = {
 }
 IMAGE, VISION_START, VISION_END = 5, 3, 4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+QUANTIZED = ("int8", "int4")
 
 
 def config_of(shape):
@@ -106,10 +111,11 @@ def seconds_of(action):
     return time.perf_counter() - start
 
 
-def run_own(arguments, folder, work_file, dtype, new_tokens, completions, temperature):
-    command = [arguments.program, folder, work_file, "--dtype", dtype, "--new_tokens", str(new_tokens),
+def run_own(arguments, folder, work_file, dtype, new_tokens, completions, temperature, more=()):
+    weights = ["--quantization", dtype] if dtype in QUANTIZED else ["--dtype", dtype]
+    command = [arguments.program, folder, work_file, *weights, "--new_tokens", str(new_tokens),
                "--completions", str(completions), "--temperature", str(temperature), "--repeats", "1",
-               "--threads", str(arguments.threads)]
+               "--threads", str(arguments.threads), *more]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -140,12 +146,12 @@ def machine_line(threads):
 def compare(arguments, name, model, folder, dtype, case):
     generator = torch.Generator().manual_seed(1)
     work = make_work(SHAPES[name], case["batch"], case["prompt"], case["pictures"], generator)
-    inputs = peer_inputs(work, case["completions"], DTYPES[dtype])
+    inputs = peer_inputs(work, case["completions"], model.dtype)
     with tempfile.TemporaryDirectory() as temporary:
         work_file = os.path.join(temporary, "work.safetensors")
         save_work(work, work_file)
-        greedy = run_own(arguments, folder, work_file, dtype, case["new"], 1, 0.0)["ids"]
-        same = agreement(greedy, peer_generate(model, inputs, case["new"], 1, 0.0).tolist())
+        greedy = run_own(arguments, folder, work_file, dtype, case["new"], 1, 0.0, ["--change"])
+        same = agreement(greedy["ids"], peer_generate(model, inputs, case["new"], 1, 0.0).tolist())
         if dtype == "float32" and same < 1:
             print(f"  OUTPUTS DIFFER: {same:.3f} of the tokens before the first difference are equal")
         temperature = 1.0 if case["completions"] > 1 else 0.0
@@ -171,14 +177,20 @@ def compare(arguments, name, model, folder, dtype, case):
           f"({a['prefill'] / b['prefill']:.2f}) | whole {a['seconds']:.3f} / {b['seconds']:.3f} s "
           f"({b['seconds'] / a['seconds']:.2f}), median {a['median']:.3f} / {b['median']:.3f} | equal {same:.3f}",
           flush=True)
-    return dict(shape=name, dtype=dtype, case=case["name"], own=a, peer=b, equal=same)
+    result = dict(shape=name, dtype=dtype, case=case["name"], own=a, peer=b, equal=same)
+    if dtype in QUANTIZED:
+        result.update(peer_dtype=str(model.dtype), logprob_change=greedy["logprob_change"], kl=greedy["kl"])
+        print(f"             log-probabilities change by {greedy['logprob_change']:.4f}, KL {greedy['kl']:.2e}",
+              flush=True)
+    return result
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
     parser.add_argument("--shapes", default="tiny,10M,0.1B,0.4B")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--dtypes", default="float32,bfloat16,int8,int4")
+    parser.add_argument("--quantized_peer", default="float32", choices=sorted(DTYPES))
     parser.add_argument("--cases", default="1,8,32,rollout")
     parser.add_argument("--new_tokens", type=int, default=64)
     parser.add_argument("--prompt_tokens", type=int, default=128)
@@ -197,7 +209,7 @@ def main():
             model = make_model(SHAPES[name], folder)
             print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
             for dtype in arguments.dtypes.split(","):
-                model.to(DTYPES[dtype])
+                model.to(DTYPES[arguments.quantized_peer if dtype in QUANTIZED else dtype])
                 for case in arguments.cases.split(","):
                     shared = dict(new=arguments.new_tokens, prompt=arguments.prompt_tokens)
                     if case == "rollout":

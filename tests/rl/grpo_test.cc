@@ -143,6 +143,14 @@ TEST(GrpoTest, TruncatedCompletionsCanBeLeftOut) {
   for (const auto& item : after->named_parameters()) EXPECT_TRUE(at::equal(item.value(), old_parameters[item.key()]));
 }
 
+TEST(GrpoTest, RefusesQuantizedRollouts) {
+  const test::TemporaryFolder folder;
+  GrpoOptions options = tiny_grpo((folder / "run").string());
+  EXPECT_NO_THROW(options.check());
+  options.engine.quantization = "int8";
+  EXPECT_THROW(options.check(), std::invalid_argument);
+}
+
 // Every setting that changes what is computed: runs, resumes to the same bits, and differs from the plain run.
 TEST(GrpoTest, VariantsRunAndResume) {
   const test::TemporaryFolder folder;

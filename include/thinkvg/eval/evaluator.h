@@ -90,7 +90,8 @@ struct Evaluation {
 //
 // Each answer is kept in `out`/answers.partial.jsonl as it ends (those of other processes: as their batch ends), so
 // that a killed evaluation asks only what has no answer yet; with the same settings, model and data the result is the
-// same as without the kill. Settings that answers do not depend on may change between: metrics, judge, batches, engine.
+// same as without the kill. Settings that answers do not depend on may change between: metrics, judge, batches, the
+// engine's but exact and quantization.
 // `judge`: grades answers where it is given (make_answer_judge(options.judge) makes the one that the options describe;
 // nothing here does by itself); its grades are kept in `out`/judge.jsonl.
 Evaluation evaluate(const EvalOptions& options, const Judge& judge = {});

@@ -47,6 +47,8 @@ struct EngineLoad {
 class AsyncEngine {
  public:
   using Ticket = std::uint64_t;
+  // Weights of few bits as in RolloutEngine. Throws std::invalid_argument for options that cannot be, or not with this
+  // model.
   AsyncEngine(models::ModelBundle bundle, const EngineOptions& options);
   // Cancels what runs, then returns.
   ~AsyncEngine();

@@ -10,11 +10,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "thinkvg/core/json.h"
 #include "thinkvg/models/safetensors.h"
 #include "thinkvg/nn/attention.h"
+#include "thinkvg/nn/quantized_weight.h"
 
 namespace thinkvg::models {
 
@@ -80,6 +82,8 @@ class VisionLanguageModel : public torch::nn::Module {
   virtual const at::Tensor& output_weight() const = 0;
   // hidden [N, D] -> logits [N, V], in hidden's dtype.
   at::Tensor logits(const at::Tensor& hidden) const;
+  // What logits() takes for the head without gradient: QuantizedLanguage sets it. Null: the head itself.
+  void set_quantized_head(std::shared_ptr<const nn::QuantizedWeight> head) { quantized_head_ = std::move(head); }
 
   // Positions of one sequence: ids with image tokens in place, and the grids of its pictures in order.
   virtual TokenPositions token_positions(const std::vector<std::int64_t>& ids,
@@ -99,6 +103,7 @@ class VisionLanguageModel : public torch::nn::Module {
 
  private:
   bool checkpointing_ = false;
+  std::shared_ptr<const nn::QuantizedWeight> quantized_head_;
 };
 
 // Reads config.json and all weights of a model folder (model.safetensors, or the shards of

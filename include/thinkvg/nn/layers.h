@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "thinkvg/nn/adapter.h"
+#include "thinkvg/nn/linear.h"
 
 namespace thinkvg::nn {
 
@@ -50,8 +51,13 @@ class Linear final : public torch::nn::Module {
   // residual + forward(input), where that saves a pass over memory in one go. residual [N, E].
   at::Tensor forward_onto(const at::Tensor& input, const at::Tensor& residual) const;
 
+  // Weight and bias for nn/linear.h.
+  LinearWeights weights() const { return {weight, bias, quantized.get()}; }
+
   at::Tensor weight;
   at::Tensor bias;  // undefined without one
+  // What passes without gradient take for `weight`: models::QuantizedLanguage owns it. Null where there is none.
+  std::shared_ptr<const QuantizedWeight> quantized;
   // Not a parameter of this layer: models::Adapters owns it. Null where there is none.
   std::shared_ptr<const LowRankAdapter> adapter;
 };
