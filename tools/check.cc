@@ -23,6 +23,7 @@
 #include "thinkvg/train/example.h"
 #include "thinkvg/train/memory_plan.h"
 #include "thinkvg/train/out_of_memory.h"
+#include "thinkvg/train/parameter_shards.h"
 #include "tools/commands.h"
 
 namespace thinkvg::tools {
@@ -53,6 +54,7 @@ struct Run {
   generation::EngineOptions engine = {};  // of grpo
   bool reference = false;
   bool overlap_rollout = false;
+  bool evaluates = false;
   train::MemoryLevers levers;
   dist::DistOptions dist;
 };
@@ -72,6 +74,7 @@ Run run_of(const train::SftOptions& o) {
           .joins_turns = o.turns == "joined",
           .questions_a_step = o.batch_size,
           .epochs = o.epochs,
+          .evaluates = o.eval.every > 0,
           .levers = train::memory_levers(o),
           .dist = o.dist};
 }
@@ -91,6 +94,7 @@ Run run_of(const rl::GrpoOptions& o) {
           .engine = o.engine,
           .reference = o.beta != 0 && o.tuning.lora.rank == 0,
           .overlap_rollout = o.overlap_rollout,
+          .evaluates = o.eval.every > 0,
           .levers = rl::memory_levers(o),
           .dist = o.dist};
 }
@@ -390,12 +394,11 @@ class Check {
     s.bytes_a_weight = run_.tuning.dtype == "bfloat16" ? 2 : 4;
     s.gradient_checkpointing = run_.tuning.gradient_checkpointing;
     s.on_accelerator = !options_.device_memory.empty();
-    s.num_workers = s.on_accelerator ? 1 : nn::num_workers();
     s.async_save = run_.options.async_save;
     s.picture_cache_bytes = run_.options.picture_cache_mb << 20;
-    if (options_.world_size > 1) s.bucket_bytes = run_.dist.bucket_mb << 20;
-    if (run_.dist.sharding != "none") s.optimizer_shards = options_.world_size;
-    if (run_.dist.sharding == "gradients") s.gradient_shards = options_.world_size;
+    s.evaluates = run_.evaluates;
+    if (options_.world_size > 1) s.split = train::split_weights(trained);
+    set_sharding(s, run_.dist.sharding);
 
     const double length = std::max(1.0, mean(numbers(lengths_, &Length::tokens)));
     std::int64_t longest = quantile(numbers(lengths_, &Length::tokens), 1);
@@ -436,6 +439,17 @@ class Check {
       s.rollout = rollout;
     }
     return s;
+  }
+
+  // What dist.sharding is to split over the processes.
+  void set_sharding(train::MemorySettings& s, const std::string& sharding) const {
+    const std::int64_t size = options_.world_size;
+    s.optimizer_shards = sharding == "none" ? 1 : size;
+    s.gradient_shards = sharding == "gradients" || sharding == "parameters" ? size : 1;
+    s.parameter_shards = sharding == "parameters" ? size : 1;
+    // Passes with split weights run one after the other.
+    s.num_workers = s.on_accelerator || s.parameter_shards > 1 ? 1 : nn::num_workers();
+    s.bucket_bytes = size > 1 && sharding != "parameters" ? run_.dist.bucket_mb << 20 : 0;
   }
 
   static Json items_json(const std::vector<MemoryItem>& items) {
@@ -485,18 +499,17 @@ class Check {
     document[other.gradient_checkpointing ? "total_bytes_with_checkpointing" : "total_bytes_without_checkpointing"] =
         others;
     if (options_.world_size > 1) {
-      for (const char* sharding : {"none", "optimizer", "gradients"}) {
+      for (const char* sharding : {"none", "optimizer", "gradients", "parameters"}) {
         if (sharding == run_.dist.sharding) continue;
         other = settings;
-        other.optimizer_shards = sharding == std::string("none") ? 1 : options_.world_size;
-        other.gradient_shards = sharding == std::string("gradients") ? options_.world_size : 1;
+        set_sharding(other, sharding);
         const std::int64_t split = total(train::plan_memory(other));
         say(fmt::format("    {:16} {:>10}   with dist.sharding {}\n", "", train::format_bytes(split), sharding));
         document["sharding"].push_back({{"sharding", sharding}, {"total_bytes", split}});
       }
-      const dist::PlannedCommunication sent =
-          dist::plan_communication({settings.num_trained, settings.bytes_a_weight, run_.dist.sharding},
-                                   options_.world_size, settings.passes_a_step);
+      const dist::PlannedCommunication sent = dist::plan_communication(
+          {settings.num_trained, settings.bytes_a_weight, run_.dist.sharding, settings.split, settings.rollout ? 1 : 0},
+          options_.world_size, settings.passes_a_step);
       say(fmt::format("sent by each of {} processes a step, with dist.sharding {}\n  gradients {}, parameters {}\n",
                       options_.world_size, run_.dist.sharding, train::format_bytes(sent.gradients),
                       train::format_bytes(sent.parameters)));

@@ -134,7 +134,10 @@ MemoryPlan plan_memory(const MemorySettings& s) {
   const std::int64_t bytes = s.bytes_a_weight;
   const std::int64_t trained_share = s.num_trained;
   MemoryPlan plan;
-  add(plan.always, "weights", s.num_parameters * bytes, fmt::format("{} parameters", s.num_parameters));
+  const std::int64_t split = s.parameter_shards > 1 ? s.split.total() : 0;
+  add(plan.always, "weights", (s.num_parameters - split + split / s.parameter_shards) * bytes,
+      fmt::format("{} parameters{}", s.num_parameters,
+                  split > 0 ? fmt::format(", {} of them split {} ways", split, s.parameter_shards) : ""));
   if (bytes == 2) add(plan.always, "fp32 masters", 4 * trained_share / s.optimizer_shards, "of the trained weights");
   add(plan.always, "optimizer", 8 * trained_share / s.optimizer_shards, "two moments in fp32");
   if (s.rollout && s.rollout->reference)
@@ -169,7 +172,9 @@ MemoryPlan plan_memory(const MemorySettings& s) {
   std::int64_t head = 2 * chunk * m.vocab_size * bytes + 2 * s.pass_targets * m.language.width * bytes;
   if (widens) head += 4 * chunk * m.vocab_size;
   if (s.trains_head) head += 4 * table;
-  const std::int64_t gradients = trained_share * bytes;  // of one pass: whole, whatever is split
+  // Of one pass: whole, unless parameters are split. What is sent is collected in fp32; of blocks one comes, one goes.
+  const std::int64_t outside = s.split.trained_outside, block = std::min(s.split.largest_block, trained_share);
+  const std::int64_t gradients = split > 0 ? 4 * (outside + std::max(outside, 3 * block)) : trained_share * bytes;
   const std::int64_t last = gradients + (s.trains_head ? table * bytes : 0);
   const std::int64_t begins = kept + head;                                        // at the head
   const std::int64_t between = kept + (s.gradient_checkpointing ? layer : wide);  // a layer is computed again
@@ -188,8 +193,12 @@ MemoryPlan plan_memory(const MemorySettings& s) {
   const std::int64_t rest = one_pass - kept - std::min(head, one_pass - std::min(one_pass, kept));
   add(plan.pass, sums_before ? "backward" : "gradients", rest * s.num_workers,
       "gradients of a pass, beyond the memory that its activations give back");
+  if (split > 0)
+    add(plan.pass, "fetched weights", (s.split.outside + 2 * s.split.largest_block) * bytes,
+        "of a layer, of the next one, and of what is no layer");
   add(plan.pass, "buckets", (s.optimizer_shards > 1 ? 2 : 1) * s.bucket_bytes, "gradients that are sent and received");
 
+  if (split > 0 && (s.rollout || s.evaluates)) add(plan.rollout, "fetched weights", split * bytes, "the whole model");
   if (s.rollout) {
     plan.rollout_overlaps = s.rollout->overlaps;
     const std::int64_t a_token = 2 * m.language.num_layers * m.language.num_kv_heads * m.language.head_width * bytes;
@@ -208,6 +217,7 @@ MemoryPlan plan_memory(const MemorySettings& s) {
   if (s.async_save)
     add(plan.host, "checkpoint", s.num_parameters * bytes + (8 + (bytes == 2 ? 4 : 0)) * trained_share,
         "a copy that is written while training goes on (run.async_save)");
+  if (split > 0) add(plan.host, "whole weights", split * bytes, "of rank 0, while it writes a checkpoint");
   return plan;
 }
 

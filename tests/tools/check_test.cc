@@ -152,10 +152,24 @@ TEST_F(CheckRunEndToEnd, MarksTheLossAndPlansForDevices) {
   const ProcessResult result =
       run(with("sft", {"--check_questions", "4", "--dtype", "bfloat16", "--world_size", "4", "--device_memory", "2G"}));
   EXPECT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_THAT(result.out,
-              AllOf(HasSubstr("settings\n"), HasSubstr("\u27E6<"), HasSubstr("<|im_end|>\u27E7"),
-                    HasSubstr("4 accelerators"), HasSubstr("fp32 masters"), HasSubstr("with dist.sharding gradients"),
-                    HasSubstr("sent by each of 4 processes a step"), HasSubstr("it fits")));
+  EXPECT_THAT(result.out, AllOf(HasSubstr("settings\n"), HasSubstr("\u27E6<"), HasSubstr("<|im_end|>\u27E7"),
+                                HasSubstr("4 accelerators"), HasSubstr("fp32 masters"),
+                                HasSubstr("with dist.sharding gradients"), HasSubstr("with dist.sharding parameters"),
+                                HasSubstr("sent by each of 4 processes a step"), HasSubstr("it fits")));
+}
+
+TEST_F(CheckRunEndToEnd, PlansSplitWeights) {
+  const auto planned = [](const char* sharding) {
+    const ProcessResult result =
+        run(with("sft", {"--json", "--check_questions", "4", "--world_size", "4", "--dist.sharding", sharding}));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return Json::parse(result.out);
+  };
+  const Json whole = planned("gradients"), split = planned("parameters");
+  EXPECT_EQ(split.at("memory").at("always").at(0).at("bytes").get<std::int64_t>(),
+            whole.at("memory").at("always").at(0).at("bytes").get<std::int64_t>() / 4);
+  EXPECT_GT(split.at("communication").at("parameter_bytes"), whole.at("communication").at("parameter_bytes"));
+  EXPECT_EQ(split.at("communication").at("sharding"), "parameters");
 }
 
 TEST_F(CheckRunEndToEnd, NamesWhatIsInTheWay) {

@@ -206,6 +206,12 @@ MemorySettings large() {
   return settings;
 }
 
+std::int64_t item_bytes(const std::vector<MemoryItem>& items, const std::string& name) {
+  for (const MemoryItem& item : items)
+    if (item.name == name) return item.bytes;
+  return 0;
+}
+
 // Weights 2, masters 4, moments 8, sums of gradients 4, gradients of a pass 2.
 TEST(PlanMemoryTest, FullFineTuningInBf16TakesTwentyBytesAParameterAndMore) {
   const std::int64_t bytes = plan_memory(large()).device_bytes();
@@ -224,6 +230,23 @@ TEST(PlanMemoryTest, SplittingCheckpointingAndReinforcementChangeIt) {
   EXPECT_NEAR(static_cast<double>(optimizer - gradients), 4.0 * 7e9 * 7 / 8, 1e6) << "sums alone";
   settings.bucket_bytes = 64 << 20;
   EXPECT_EQ(plan_memory(settings).device_bytes() - gradients, 2 * (64 << 20)) << "what is sent and what comes";
+
+  settings.bucket_bytes = 0;
+  settings.parameter_shards = 8;
+  settings.split = {.outside = 1'000'000'000,
+                    .trained_outside = 1'000'000'000,
+                    .in_blocks = 6'000'000'000,
+                    .backward = 5'800'000'000,
+                    .largest_block = 200'000'000};
+  const MemoryPlan split = plan_memory(settings);
+  EXPECT_EQ(split.always.front().bytes, 2 * 7'000'000'000 / 8) << "weights";
+  // The other weights, a layer's and the next one's; gradients of a pass in fp32, received and sent, in place of all.
+  EXPECT_EQ(item_bytes(split.pass, "fetched weights"), 2'800'000'000);
+  EXPECT_NEAR(static_cast<double>(gradients - split.device_bytes()), 2.0 * 7e9 * 7 / 8 - 2 * 1.4e9 + 2 * 7e9 - 8 * 1e9,
+              1e6);
+  EXPECT_TRUE(split.rollout.empty());
+  settings.evaluates = true;
+  EXPECT_EQ(item_bytes(plan_memory(settings).rollout, "fetched weights"), 2 * 7'000'000'000);
 
   settings = large();
   settings.pass_tokens = 1'000'000;

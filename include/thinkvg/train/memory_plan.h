@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "thinkvg/core/json.h"
+#include "thinkvg/dist/plan.h"
 
 namespace thinkvg::train {
 
@@ -57,8 +58,11 @@ struct MemorySettings {
   // Devices over which each is split (dist.sharding); 1: every device has its own whole copy.
   std::int64_t gradient_shards = 1;
   std::int64_t optimizer_shards = 1;
+  std::int64_t parameter_shards = 1;
+  dist::SplitWeights split;       // where parameters are split
   std::int64_t bucket_bytes = 0;  // of gradients that are sent together; 0: nothing is sent
 
+  bool evaluates = false;  // while training
   bool async_save = false;
   std::int64_t picture_cache_bytes = 0;
 
@@ -84,7 +88,7 @@ struct MemoryItem {
 struct MemoryPlan {
   std::vector<MemoryItem> always;   // held through the whole run
   std::vector<MemoryItem> pass;     // while gradients are computed
-  std::vector<MemoryItem> rollout;  // while completions are drawn; empty without reinforcement
+  std::vector<MemoryItem> rollout;  // while completions are drawn, or split weights evaluated; otherwise empty
   bool rollout_overlaps = false;    // both at the same time
   std::vector<MemoryItem> host;     // beside the device's memory: pictures, checkpoints in writing, the program
 
