@@ -65,9 +65,10 @@ struct EngineOptions {
     v.setting(
         "exact", exact,
         "Log-probabilities equal the trainer's to the bit, whatever else is in the batch (fp32 on a CPU; slower).");
-    v.setting("quantization", quantization,
-              "Weights of the decoder in 8 or 4 bits, made when the model is loaded: none, int8 or int4 (on a CPU; "
-              "several times faster at few rows; the log-probabilities change, those of int4 more).");
+    v.setting(
+        "quantization", quantization,
+        "Weights of the decoder in 8 or 4 bits, made when the model is loaded: none, int8 or int4. On a CPU; faster, "
+        "but the log-probabilities change, those of int4 clearly.");
   }
   // Throws std::invalid_argument naming the setting.
   void check() const;
