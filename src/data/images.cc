@@ -338,7 +338,7 @@ fs::path ImageFinder::find(const std::string& relative_path) const {
   for (std::size_t i = 0; i < folders_.size(); ++i) {
     for (const fs::path& place : {folders_[i], folders_[i] / "files", fs::path()}) {
       const bool flat = place.empty();
-      const fs::path named = flat ? folders_[i] / relative.filename() : place / relative;
+      fs::path named = flat ? folders_[i] / relative.filename() : place / relative;
       if (is_file(named)) return named;
       for (const char* extension : kExtensions) {
         fs::path other = flat ? folders_[i] / wanted.filename() : place / wanted;
