@@ -59,7 +59,8 @@ struct BenchmarkRow {
   double num_tokens = 0;        // of one repeat
   std::vector<double> seconds;  // of each repeat
   // Seconds that the machine's speed asks for at least: weights, keys and values read once a step at gigabytes_per_s,
-  // or the multiplications at gigaflops_per_s, whichever takes longer.
+  // or the multiplications at gigaflops_per_s, whichever takes longer. Of the
+  // model's own weights: those of fewer bits (engine.quantization) may beat it.
   double least_seconds = 0;
 
   double best() const;            // tokens a second of the fastest repeat
