@@ -3,7 +3,7 @@
 # Works from any folder; a second run takes only as long as the tests. Options go to ctest: `tests/run.sh -L unit`.
 #   BUILD_PRESET=release   a preset of CMakePresets.json (debug, asan, cuda)
 #   TIDY_SCOPE=all         clang-tidy over the sources that use LibTorch and the tests, too (half an hour)
-#   TIDY_SECONDS=300       how long clang-tidy may take; what it did not reach is counted and named in build/*/tidy
+#   TIDY_SECONDS=240       how long clang-tidy may take; what it did not reach is counted and named in build/*/tidy
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -35,7 +35,7 @@ stage "install packages" install_packages
 stage "format" check_format
 stage "configure" configure
 stage "build" build_all
-stage "clang-tidy" bash tests/tidy.sh "$build" "$deps" "${TIDY_SECONDS:-300}"
+stage "clang-tidy" bash tests/tidy.sh "$build" "$deps" "${TIDY_SECONDS:-240}"
 print_stage_times
 
 # Waiting threads must not spin: the tests share few cores.
