@@ -28,6 +28,7 @@ namespace fs = std::filesystem;
 
 struct GenerateOptions {
   std::string model;
+  std::string dtype;
   std::vector<std::string> image;
   std::string question;
   data::DataOptions data;
@@ -48,6 +49,7 @@ struct GenerateOptions {
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
+    v.setting("dtype", dtype, models::kDtypeHelp);
     v.setting("image", image, "Picture to ask about (JPEG, PNG, DICOM), or several, separated by commas.");
     v.setting("question", question, "What to ask.");
     v.section("data", data, "Instead of picture and question: a data set whose questions are asked.");
@@ -69,6 +71,7 @@ struct GenerateOptions {
   }
   void check() const {
     sampling.check();
+    models::dtype_setting(dtype);
     if (num_completions < 1) throw_invalid("num_completions must be at least 1, but is {}", num_completions);
     if (top_logprobs < 0) throw_invalid("top_logprobs must be at least 0, but is {}", top_logprobs);
     if (data.path.empty()) {
@@ -118,7 +121,8 @@ class Generator {
   explicit Generator(const GenerateOptions& options)
       : options_(options),
         shown_(grounding::BoxFrame::parse(options.frame)),
-        builder_(models::load_bundle(models::resolve_model_folder(options.model)), {options.pictures, 512}),
+        builder_(models::load_bundle(models::resolve_model_folder(options.model), models::dtype_setting(options.dtype)),
+                 {options.pictures, 512}),
         engine_(builder_.bundle(), options.engine) {}
 
   generation::BuiltPrompt build(const Asked& asked) {

@@ -13,12 +13,14 @@ namespace {
 
 struct ServeCommandOptions {
   std::string model;
+  std::string dtype;
   serve::ServeOptions serve;
   generation::EngineOptions engine;
   std::int64_t feature_cache_mb = 512;
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, adapter, or run folder (its newest checkpoint).");
+    v.setting("dtype", dtype, models::kDtypeHelp);
     serve.visit(v);
     v.setting("feature_cache_mb", feature_cache_mb, "Memory for the features of pictures that are asked about again.");
     v.section("engine", engine, "How completions are computed.");
@@ -38,7 +40,7 @@ int run_serve(const Arguments& arguments) {
   if (name.empty()) name = std::filesystem::weakly_canonical(options.model).filename().string();
   if (name.empty()) name = "thinkvg";
   auto backend = std::make_shared<serve::EngineBackend>(
-      models::load_bundle(folder), options.engine,
+      models::load_bundle(folder, models::dtype_setting(options.dtype)), options.engine,
       generation::PromptBuilder::Options{options.serve.pictures, options.feature_cache_mb});
   serve::Server server(options.serve, name, backend);
   server.start();

@@ -318,6 +318,7 @@ class Asker {
 };
 
 void check(const EvalOptions& options) {
+  models::dtype_setting(options.dtype);
   options.metrics.check();
   options.sampling.check();
   if (options.judge.is_given() && !options.judge_scores.empty())
@@ -399,6 +400,7 @@ Evaluation evaluate_source(const Source& source, const EvalOptions& options, con
   if (!options.name.empty()) document["name"] = options.name;
   document["blind"] = options.blind;
   document["shuffled_pictures"] = options.shuffle_pictures;
+  if (!options.dtype.empty()) document["dtype"] = options.dtype;
   if (options.engine.quantization != "none") document["quantization"] = options.engine.quantization;
   document["new_tokens"] = num_tokens;
   document["generation_seconds"] = asked.seconds;
@@ -436,7 +438,7 @@ Evaluation evaluate(const EvalOptions& options, dist::ProcessGroup& group, const
   try {
     check(options);
     const fs::path folder = models::resolve_model_folder(options.model);
-    const models::ModelBundle bundle = models::load_bundle(folder);
+    const models::ModelBundle bundle = models::load_bundle(folder, models::dtype_setting(options.dtype));
     for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
     // A model in several files is told by the whole folder.
     const fs::path single = folder / "model.safetensors";

@@ -75,9 +75,7 @@ class Benchmark {
     options.check();
     if (options.num_threads > 0) at::set_num_threads(static_cast<int>(options.num_threads));
     const std::filesystem::path folder = models::resolve_model_folder(options.model);
-    model_ = models::load_bundle(folder).model;
-    if (!options.dtype.empty())
-      model_->to(options.dtype == "bfloat16" ? at::kBFloat16 : options.dtype == "float16" ? at::kHalf : at::kFloat);
+    model_ = models::load_bundle(folder, models::dtype_setting(options.dtype)).model;
     for (const std::int64_t id : models::banned_ids(model_->special_tokens())) unusable_.push_back(id);
     for (const std::int64_t id : model_->special_tokens().end) unusable_.push_back(id);
     result_.model = folder.string();
@@ -247,8 +245,7 @@ std::string full_name(const BenchmarkRow& row) {
 }  // namespace
 
 void BenchmarkOptions::check() const {
-  if (!dtype.empty() && dtype != "float32" && dtype != "bfloat16" && dtype != "float16")
-    throw_invalid("dtype must be float32, bfloat16 or float16, but is '{}'", dtype);
+  models::dtype_setting(dtype);
   if (prompt_tokens < 2 || new_tokens < 2)
     throw_invalid("prompt_tokens and new_tokens must be at least 2, but are {} and {}", prompt_tokens, new_tokens);
   if (num_prompts < 1 || group_size < 1 || repeats < 1)

@@ -6,6 +6,7 @@
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/models/adapters.h"
+#include "thinkvg/models/llava.h"
 #include "thinkvg/models/skeleton.h"
 
 namespace thinkvg::models {
@@ -41,8 +42,8 @@ namespace {
 // processor_config.json without the picture's part, which preprocessor_config.json holds as it is used.
 std::map<std::string, std::string> read_processor_files(const fs::path& folder) {
   std::map<std::string, std::string> files;
-  if (const char* name = "video_preprocessor_config.json"; fs::exists(folder / name))
-    files[name] = read_file(folder / name);
+  for (const char* name : {"video_preprocessor_config.json", "generation_config.json"})
+    if (fs::exists(folder / name)) files[name] = read_file(folder / name);
   if (const char* name = "processor_config.json"; fs::exists(folder / name)) {
     Json config = read_json_file(folder / name);
     if (!config.is_object()) throw_failure("{}: expected a JSON object", (folder / name).string());
@@ -50,6 +51,58 @@ std::map<std::string, std::string> read_processor_files(const fs::path& folder) 
     files[name] = config.dump(2) + "\n";
   }
   return files;
+}
+
+// Makes the files of a tokenizer know one more special token.
+void add_special_token(std::map<std::string, std::string>& files, const std::string& name, std::int64_t id) {
+  Json token = {{"content", name}, {"lstrip", false},      {"normalized", false},
+                {"rstrip", false}, {"single_word", false}, {"special", true}};
+  const auto edit = [&](const char* file, const auto& change) {
+    const auto found = files.find(file);
+    Json content = found == files.end() ? Json::object() : Json::parse(found->second);
+    change(content);
+    files[file] = content.dump(2) + "\n";
+  };
+  if (files.contains("tokenizer.json")) {
+    edit("tokenizer.json", [&](Json& content) {
+      Json numbered = token;
+      numbered["id"] = id;
+      content["added_tokens"].push_back(numbered);
+    });
+  }
+  bool is_listed = false;
+  if (files.contains("tokenizer_config.json")) {
+    edit("tokenizer_config.json", [&](Json& content) {
+      if (!content.contains("added_tokens_decoder")) return;
+      content["added_tokens_decoder"][std::to_string(id)] = token;
+      is_listed = true;
+    });
+  }
+  if (!is_listed || files.contains("added_tokens.json"))
+    edit("added_tokens.json", [&](Json& content) { content[name] = id; });
+}
+
+// What a checkpoint of LLaVA's own code lacks in the layout of Hugging Face: the token that stands for a picture, the
+// processor's settings, and its conversation as a template.
+void add_llava_files(ModelBundle& bundle, const fs::path& folder) {
+  const Json& config = bundle.model->config();
+  const LlavaImageToken token = imported_image_token(config, folder);
+  if (token.is_new) add_special_token(bundle.tokenizer_files, token.name, token.id);
+  bundle.processor_files["processor_config.json"] =
+      Json({{"processor_class", "LlavaProcessor"},
+            {"image_token", token.name},
+            {"num_additional_image_tokens", 1},  // the tower's own, which the strategy "default" takes away again
+            {"patch_size", config.at("vision_config").at("patch_size")},
+            {"vision_feature_select_strategy", config.at("vision_feature_select_strategy")}})
+          .dump(2) +
+      "\n";
+  std::string jinja = text::chat_template_jinja(*bundle.chat);
+  for (const std::string image = "<image>"; token.name != image;) {
+    const std::size_t found = jinja.find(image);
+    if (found == std::string::npos) break;
+    jinja.replace(found, image.size(), token.name);
+  }
+  bundle.tokenizer_files["chat_template.jinja"] = jinja;
 }
 
 // `load_model`: reads the model itself.
@@ -65,6 +118,7 @@ ModelBundle read_bundle(const fs::path& folder, const LoadModel& load_model) {
   if (bundle.tokenizer->vocab_size() > bundle.model->vocab_size())
     throw_failure("{}: the tokenizer has {} pieces, but the model's embedding table only {}", folder.string(),
                   bundle.tokenizer->vocab_size(), bundle.model->vocab_size());
+  if (is_released_llava(read_json_file(folder / "config.json"))) add_llava_files(bundle, folder);
   return bundle;
 }
 
@@ -96,8 +150,11 @@ FolderContent bundle_content(const ModelBundle& bundle) {
     if (config.contains("chat_template") && config.at("chat_template").is_string())
       content.texts["chat_template.jinja"] = config.at("chat_template").get<std::string>();
   }
+  const auto drawn = bundle.processor_files.find("generation_config.json");
+  Json generation = drawn == bundle.processor_files.end() ? Json({{"do_sample", false}}) : Json::parse(drawn->second);
   const SpecialTokens& special = bundle.model->special_tokens();
-  const Json generation = {{"do_sample", false}, {"eos_token_id", special.end}, {"pad_token_id", special.pad}};
+  generation["eos_token_id"] = special.end;
+  if (special.pad >= 0) generation["pad_token_id"] = special.pad;
   content.texts["generation_config.json"] = generation.dump(2) + "\n";
   return content;
 }

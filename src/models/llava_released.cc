@@ -219,4 +219,10 @@ LlavaImport import_released_llava(const Json& config, std::map<std::string, at::
   return result;
 }
 
+LlavaImageToken imported_image_token(const Json& config, const fs::path& folder) {
+  const auto id = config.at("image_token_index").get<std::int64_t>();
+  const bool is_new = id != patch_token(folder);
+  return {is_new ? "<image>" : "<im_patch>", id, is_new};
+}
+
 }  // namespace thinkvg::models

@@ -280,8 +280,9 @@ Json ImageProcessor::to_json() const {
                {"patch_size", options_.patch_size},
                {"image_mean", options_.image_mean},
                {"image_std", options_.image_std},
-               {"pad_to_square", options_.pad_to_square},
                {"relative_boxes", options_.relative_boxes}};
+  // transformers' LLaVA processor has a function of that name: do_pad says it there.
+  if (options_.kind != Kind::clip) json["pad_to_square"] = options_.pad_to_square;
   switch (options_.kind) {
     case Kind::qwen:
       json["size"] = {{"shortest_edge", options_.min_pixels}, {"longest_edge", options_.max_pixels}};

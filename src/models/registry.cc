@@ -196,6 +196,14 @@ at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const {
   return nn::linear(hidden, nn::LinearWeights{output_weight(), {}, quantized_head_.get()});
 }
 
+std::optional<at::ScalarType> dtype_setting(const std::string& name) {
+  if (name.empty()) return std::nullopt;
+  if (name == "float32") return at::kFloat;
+  if (name == "bfloat16") return at::kBFloat16;
+  if (name == "float16") return at::kHalf;
+  throw_invalid("dtype must be float32, bfloat16 or float16, but is '{}'", name);
+}
+
 std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype) {
   const Json config = read_config(folder);
   return blaming(folder, [&] {

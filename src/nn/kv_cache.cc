@@ -1,8 +1,10 @@
 #include "thinkvg/nn/kv_cache.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "nn/cpu/paged_attention_kernel.h"
 #include "thinkvg/core/error.h"
@@ -11,6 +13,10 @@
 
 namespace thinkvg::nn {
 namespace {
+
+// Tokens that share pages are computed together: blocks a thread, so that the threads end together, and queries of a
+// block, so that their scores stay in a core's cache.
+constexpr std::int64_t kBlocksAThread = 4, kMostQueries = 32;
 
 bool has_row_kernel(const at::Tensor& query) {
   return query.is_cpu() && (query.scalar_type() == at::kFloat || query.scalar_type() == at::kBFloat16);
@@ -99,36 +105,89 @@ void PagedAttention::write(std::int64_t layer, const at::Tensor& key, const at::
   values.transpose(1, 2).index_put_({page, slot}, value.to(values.scalar_type()));
 }
 
-at::Tensor PagedAttention::attend_rows(std::int64_t layer, const at::Tensor& query, std::int64_t window) const {
+// Puts tokens side by side whose sequences begin with the same pages, and cuts them into blocks.
+void PagedAttention::group_rows(std::int64_t num_heads, std::int64_t group) {
+  const auto table_of = [&](std::int64_t token) -> const std::vector<std::int64_t>& {
+    return sequences_[static_cast<std::size_t>(sequence_of_[static_cast<std::size_t>(token)])].pages;
+  };
+  const auto num_full = [&](std::int64_t token) {
+    return (place_of_[static_cast<std::size_t>(token)] + 1) / PagedKvCache::kPageTokens;
+  };
+  std::vector<std::int64_t> order(place_of_.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return table_of(a) < table_of(b); });
+  const std::int64_t num_rows = std::ssize(order);
+  const std::int64_t most = std::clamp<std::int64_t>(num_rows * num_heads / (kBlocksAThread * at::get_num_threads()), 1,
+                                                     std::max<std::int64_t>(1, kMostQueries / group));
+  blocks_.clear();
+  for (const std::int64_t token : order) {
+    RowBlock* last = blocks_.empty() ? nullptr : &blocks_.back();
+    std::int64_t shared = 0;
+    if (last != nullptr && std::ssize(last->tokens) < most) {
+      const std::vector<std::int64_t>&before = table_of(last->tokens.back()), &own = table_of(token);
+      const std::int64_t limit = std::min(last->num_shared, num_full(token));
+      while (shared < limit && before[static_cast<std::size_t>(shared)] == own[static_cast<std::size_t>(shared)])
+        ++shared;
+    }
+    // Joins where that does not make the reads that are saved fewer.
+    if (shared > 0 && shared * std::ssize(last->tokens) >= last->num_shared * (std::ssize(last->tokens) - 1)) {
+      last->tokens.push_back(token);
+      last->num_shared = shared;
+    } else {
+      blocks_.push_back({{token}, num_full(token)});
+    }
+  }
+}
+
+at::Tensor PagedAttention::attend_rows(std::int64_t layer, const at::Tensor& query, std::int64_t window) {
   const at::Tensor &keys = cache_.keys(layer), &values = cache_.values(layer);
   const at::Tensor dense = query.contiguous();
   at::Tensor output = at::empty_like(dense);
   const std::int64_t num_heads = keys.size(1), width = keys.size(2), group = dense.size(1) / num_heads;
-  const std::int64_t item = dense.element_size();
+  const std::int64_t item = dense.element_size() * group * width;
   const auto* queries = static_cast<const char*>(dense.const_data_ptr());
   auto* outputs = static_cast<char*>(output.mutable_data_ptr());
+  if (blocks_.empty()) group_rows(num_heads, group);
   // Enough work for a thread: about 16 thousand multiplications.
-  const std::int64_t grain = std::max<std::int64_t>(1, 16384 / (longest_ * group * width + 1));
-  share_out(std::ssize(place_of_) * num_heads, grain, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> scratch(static_cast<std::size_t>(cpu::paged_scratch(group, width, longest_)));
-    for (std::int64_t i = begin; i < end; ++i) {
-      const auto token = static_cast<std::size_t>(i / num_heads);
-      const PagedSequence& sequence = sequences_[static_cast<std::size_t>(sequence_of_[token])];
-      cpu::paged_attention_row({.query = queries + i * group * width * item,
-                                .keys = keys.const_data_ptr(),
-                                .values = values.const_data_ptr(),
-                                .pages = sequence.pages.data(),
-                                .is_bf16 = dense.scalar_type() == at::kBFloat16,
-                                .head = i % num_heads,
-                                .num_heads = num_heads,
-                                .group = group,
-                                .width = width,
-                                .first = window > 0 ? std::max<std::int64_t>(0, place_of_[token] + 1 - window) : 0,
-                                .length = place_of_[token] + 1,
-                                .scratch = scratch.data(),
-                                .output = outputs + i * group * width * item});
-    }
-  });
+  const std::int64_t a_block = std::ssize(place_of_) / std::ssize(blocks_) * longest_ * group * width;
+  share_out(std::ssize(blocks_) * num_heads, std::max<std::int64_t>(1, 16384 / (a_block + 1)),
+            [&](std::int64_t begin, std::int64_t end) {
+              static thread_local std::vector<float> scratch;
+              static thread_local std::vector<cpu::PagedRow> rows;
+              for (std::int64_t i = begin; i < end; ++i) {
+                const RowBlock& block = blocks_[static_cast<std::size_t>(i / num_heads)];
+                const std::int64_t head = i % num_heads;
+                std::int64_t longest = 0, shared = block.num_shared;
+                rows.clear();
+                for (const std::int64_t token : block.tokens) {
+                  const auto place = static_cast<std::size_t>(token);
+                  const std::int64_t length = place_of_[place] + 1;
+                  const std::int64_t first = window > 0 ? std::max<std::int64_t>(0, length - window) : 0;
+                  if (first > 0) shared = 0;
+                  longest = std::max(longest, length);
+                  rows.push_back({.query = queries + (token * num_heads + head) * item,
+                                  .pages = sequences_[static_cast<std::size_t>(sequence_of_[place])].pages.data(),
+                                  .first = first,
+                                  .length = length,
+                                  .output = outputs + (token * num_heads + head) * item});
+                }
+                const auto needed =
+                    static_cast<std::size_t>(cpu::paged_scratch(std::ssize(block.tokens) * group, width, longest));
+                if (scratch.size() < needed) scratch.resize(needed);
+                cpu::paged_attention_rows({.keys = keys.const_data_ptr(),
+                                           .values = values.const_data_ptr(),
+                                           .is_bf16 = dense.scalar_type() == at::kBFloat16,
+                                           .head = head,
+                                           .num_heads = num_heads,
+                                           .group = group,
+                                           .width = width,
+                                           .rows = rows.data(),
+                                           .num_rows = std::ssize(rows),
+                                           .num_shared = shared,
+                                           .scratch = scratch.data()});
+              }
+            });
   return output;
 }
 
@@ -184,7 +243,9 @@ at::Tensor PagedAttention::attend_masked(std::int64_t layer, const at::Tensor& q
   write(layer, key, value);
   const bool by_rows = has_row_kernel(query) && cache_.keys(layer).scalar_type() == query.scalar_type();
   const bool looks_ahead = rule.image_blocks && !layout_.images.empty();
-  if (by_rows && (single_tokens_ || (exact_forward() && !looks_ahead))) return attend_rows(layer, query, rule.window);
+  // Behind tokens that lie in pages, rows are faster than copies of the pages, too.
+  if (by_rows && (single_tokens_ || ((exact_forward() || !packed_) && !looks_ahead)))
+    return attend_rows(layer, query, rule.window);
   if (packed_) return packed_->attend_masked(layer, query, key, value, rule);
   std::vector<at::Tensor> outputs;
   for (std::size_t i = 0; i < sequences_.size(); ++i)

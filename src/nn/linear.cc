@@ -18,7 +18,7 @@ namespace thinkvg::nn {
 namespace {
 
 // Above this, ATen's blocked products are faster than reading the weights once.
-constexpr std::int64_t kFewRows = 48;
+constexpr std::int64_t kFewRows = 128;
 // Multiplications that are worth a thread.
 constexpr std::int64_t kWorkPerThread = 65536;
 // Outputs whose sums wait in scratch memory, at most, and numbers in it that a core's cache holds.

@@ -9,10 +9,12 @@
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "nn/inference.h"
 #include "thinkvg/core/error.h"
+#include "thinkvg/nn/workers.h"
 
 namespace thinkvg::nn {
 namespace {
@@ -82,6 +84,24 @@ void check_sections(const at::Tensor& positions, const std::vector<std::int64_t>
   }
 }
 
+// On a CPU without MKL's threads: those that a decoding step woke would go on looking for work for a while, in the way
+// of the threads that decode.
+RotaryTable table_of(const at::Tensor& angles) {
+  if (!angles.is_cpu()) return {angles.cos(), angles.sin()};
+  const at::Tensor dense = angles.contiguous();
+  const RotaryTable table{at::empty_like(dense), at::empty_like(dense)};
+  const float* from = dense.const_data_ptr<float>();
+  float* cosines = table.cos.mutable_data_ptr<float>();
+  float* sines = table.sin.mutable_data_ptr<float>();
+  share_out(dense.numel(), 2048, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      cosines[i] = std::cos(from[i]);
+      sines[i] = std::sin(from[i]);
+    }
+  });
+  return table;
+}
+
 // Frequency i turns with axis axes[i] of positions [3, T].
 RotaryTable deal_axes(const at::Tensor& positions, const std::vector<std::int64_t>& axes, double theta,
                       std::int64_t head_dim) {
@@ -90,7 +110,7 @@ RotaryTable deal_axes(const at::Tensor& positions, const std::vector<std::int64_
       positions.to(at::kFloat).unsqueeze(-1) * frequencies(theta, head_dim, positions.device());  // [3, T, K/2]
   const at::Tensor chosen = at::tensor(axes, at::kLong).to(positions.device()).view({1, 1, -1});
   const at::Tensor dealt = angles.gather(0, chosen.expand({1, angles.size(1), -1})).squeeze(0);
-  return {dealt.cos(), dealt.sin()};
+  return table_of(dealt);
 }
 
 }  // namespace
@@ -127,7 +147,7 @@ RotaryTable linear_rotary(const at::Tensor& positions, double theta, double fact
   at::Tensor turns = frequencies(theta, head_dim, positions.device());
   if (factor != 1) turns = turns / factor;
   const at::Tensor angles = positions.to(at::kFloat).unsqueeze(-1) * turns;
-  return {angles.cos(), angles.sin()};
+  return table_of(angles);
 }
 
 RotaryTable axial_rotary(const at::Tensor& coordinates, double theta, std::int64_t head_dim) {
@@ -140,7 +160,7 @@ RotaryTable axial_rotary(const at::Tensor& coordinates, double theta, std::int64
   const at::Tensor angles =
       coordinates.to(at::kFloat).unsqueeze(-1) * frequencies(theta, head_dim / 2, coordinates.device());
   const at::Tensor dealt = at::cat({angles.select(0, 0), angles.select(0, 1)}, 1);
-  return {dealt.cos(), dealt.sin()};
+  return table_of(dealt);
 }
 
 at::Tensor rotate(const at::Tensor& x, const RotaryTable& table) {

@@ -185,13 +185,16 @@ void write_llava_question(const Message& message, Writer& out) {
   out.text(all_text(message));
 }
 
+constexpr std::string_view kLlavaSystem =
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and "
+    "polite answers to the user's questions.";
+
 Parts render_llava_v1(const std::vector<Message>& messages, bool add_generation_prompt) {
   Writer out;
   const bool has_system = !messages.empty() && messages.front().role == Role::kSystem;
   check_turns("llava_v1", messages, has_system ? 1 : 0);
-  out.text(has_system ? all_text(messages.front())
-                      : "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-                        "helpful, detailed, and polite answers to the user's questions.");
+  out.text(has_system ? all_text(messages.front()) : std::string(kLlavaSystem));
   out.text(" ");
   for (const Message& message : messages) {
     if (message.role == Role::kUser) {
@@ -348,7 +351,8 @@ const ChatTemplate& load_chat_template(const fs::path& folder) {
   const std::string text = template_text(folder);
   const std::string hash = text.empty() ? "" : sha256_text(text);
   if (!text.empty()) {
-    if (text == chat_template_jinja()) return chat_template("thinkvg");
+    for (const ChatTemplate& chat : chat_templates())
+      if (text == chat_template_jinja(chat)) return chat;
     for (const KnownText& known : kKnownTexts)
       if (known.sha256 == hash) return chat_template(known.name);
   }
@@ -423,13 +427,37 @@ std::vector<std::int64_t> chat_answer(const Tokenizer& tokenizer, const std::str
   return chat_answer(tokenizer, chat_template("thinkvg"), answer);
 }
 
-std::string chat_template_jinja() {
-  return "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-         "{% if message['content'] is string %}{{ message['content'] }}"
-         "{% else %}{% for part in message['content'] %}"
-         "{% if part['type'] == 'image' or 'image' in part %}<|vision_start|><|image_pad|><|vision_end|>"
-         "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+std::string chat_template_jinja() { return chat_template_jinja(chat_template("thinkvg")); }
+
+std::string chat_template_jinja(const ChatTemplate& chat) {
+  // A message as LLaVA's own code puts it: pictures, then text.
+  const std::string words =
+      "{% macro words(message) %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+      "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+      "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+      "{% endif %}{% endmacro %}";
+  if (chat.name == "thinkvg")
+    return "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+           "{% if message['content'] is string %}{{ message['content'] }}"
+           "{% else %}{% for part in message['content'] %}"
+           "{% if part['type'] == 'image' or 'image' in part %}<|vision_start|><|image_pad|><|vision_end|>"
+           "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+  if (chat.name == "llava_v1")
+    return words + "{% if messages[0]['role'] == 'system' %}{{ words(messages[0]) }}{% else %}" +
+           std::string(kLlavaSystem) +
+           "{% endif %}{{ ' ' }}{% for message in messages %}"
+           "{% if message['role'] == 'user' %}USER: {{ words(message) }}{{ ' ' }}"
+           "{% elif message['role'] == 'assistant' %}ASSISTANT: {{ words(message) }}</s>{% endif %}{% endfor %}"
+           "{% if add_generation_prompt %}ASSISTANT:{% endif %}";
+  if (chat.name == "llava_med")
+    return words +
+           "{% for message in messages %}{% if message['role'] == 'user' %}[INST]{{ ' ' }}"
+           "{% if loop.index0 == 1 and messages[0]['role'] == 'system' %}<<SYS>>\n{{ words(messages[0]) "
+           "}}\n<</SYS>>\n\n"
+           "{% endif %}{{ words(message) }}{{ ' [/INST]' }}"
+           "{% elif message['role'] == 'assistant' %}{{ ' ' + words(message) + ' </s>' }}{% endif %}{% endfor %}";
+  return {};
 }
 
 }  // namespace thinkvg::text

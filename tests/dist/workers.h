@@ -20,13 +20,15 @@ struct WorkersResult {
   }
 };
 
-// Runs tests/dist/worker.cc in several processes.
+// Runs tests/dist/worker.cc in several processes; `wrapper` is the program that starts each, with its first arguments.
 inline WorkersResult run_workers(const std::string& mode, std::int64_t processes, const Json& settings,
-                                 double grace_seconds = 20) {
+                                 double grace_seconds = 20, std::vector<std::string> wrapper = {}) {
   const test::TemporaryFolder folder;
   write_file_atomically(folder / "settings.json", settings.dump());
   WorkersResult result;
-  result.launch = launch_local({{THINKVG_DIST_WORKER, mode, folder.path().string()}, processes, grace_seconds});
+  for (const std::string& part : {std::string(THINKVG_DIST_WORKER), mode, folder.path().string()})
+    wrapper.push_back(part);
+  result.launch = launch_local({wrapper, processes, grace_seconds});
   for (std::int64_t rank = 0; rank < processes; ++rank) {
     const auto file = folder / ("rank-" + std::to_string(rank) + ".json");
     result.ranks.push_back(std::filesystem::exists(file) ? read_json_file(file) : Json());

@@ -229,30 +229,115 @@ TEST(ExportOpenInTransformersParity, ShardsGiveTheSameLogits) {
   }
 }
 
-// Tokenizer, template and processor, too: the ids and pixels of a question about a picture.
+// Tokenizer, template and processor, too: transformers' ids and pixels of a conversation about a picture.
+void expect_same_in_transformers(const std::string& python, const ModelBundle& bundle, const fs::path& folder,
+                                 const std::vector<text::Message>& messages) {
+  // A square, which the padding to one leaves alone: Qwen's processor knows of none.
+  image::Picture picture{.width = 130, .height = 130, .pixels = {}};
+  for (std::int64_t i = 0; i < 3 * 130 * 130; ++i) picture.pixels.push_back(static_cast<std::uint8_t>(i * i / 97 + i));
+  const ProcessedPicture processed = bundle.processor->process(picture);
+  const VisionLanguageModel& model = *bundle.model;
+  const text::Prompt prompt = text::build_prompt(
+      *bundle.tokenizer, *bundle.chat, messages,
+      {{model.num_image_tokens(processed.patches.grids.front())}, model.special_tokens().image}, true);
+  write_safetensors({{"picture", at::tensor(picture.pixels, at::kByte).view({130, 130, 3})},
+                     {"pixel_values", processed.patches.values},
+                     {"ids", at::tensor(prompt.ids, at::kLong)}},
+                    folder / "processed.safetensors");
+  Json written = Json::array();
+  for (const text::Message& message : messages) {
+    Json content = Json::array();
+    for (const text::MessagePart& part : message.parts)
+      content.push_back(part.kind == text::MessagePart::Kind::kImage ? Json({{"type", "image"}})
+                                                                     : Json({{"type", "text"}, {"text", part.text}}));
+    const char* role = message.role == text::Role::kUser     ? "user"
+                       : message.role == text::Role::kSystem ? "system"
+                                                             : "assistant";
+    written.push_back({{"role", role}, {"content", content}});
+  }
+  write_file_atomically(folder / "processed.json", written.dump());
+  const test::ProcessResult result =
+      test::run_process({python, THINKVG_SOURCE_DIR "/tests/parity/open_processor.py", folder.string()});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
+text::MessagePart said(const char* text) { return {text::MessagePart::Kind::kText, text}; }
+
 TEST(ExportOpenInTransformersParity, ProcessorsMakeTheSameIdsAndPixels) {
   const test::Oracle oracle = test::find_oracle("torch torchvision transformers");
   if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
   const test::TemporaryFolder folder;
   const ModelBundle bundle = load_bundle(test::tiny_run().model);
   save_bundle(bundle, folder.path());
-  // A square, which the padding to one leaves alone: transformers knows of none.
-  image::Picture picture{.width = 130, .height = 130, .pixels = {}};
-  for (std::int64_t i = 0; i < 3 * 130 * 130; ++i) picture.pixels.push_back(static_cast<std::uint8_t>(i * i / 97 + i));
-  const ProcessedPicture processed = bundle.processor->process(picture);
-  const std::string question = "Is there an opacity, or a nodule (3 mm)?";
-  const VisionLanguageModel& model = *bundle.model;
-  const text::Prompt prompt =
-      text::chat_prompt(*bundle.tokenizer, *bundle.chat, "", question,
-                        {{model.num_image_tokens(processed.patches.grids.front())}, model.special_tokens().image});
-  write_safetensors({{"picture", at::tensor(picture.pixels, at::kByte).view({130, 130, 3})},
-                     {"pixel_values", processed.patches.values},
-                     {"ids", at::tensor(prompt.ids, at::kLong)}},
-                    folder / "processed.safetensors");
-  write_file_atomically(folder / "processed.json", Json({{"question", question}}).dump());
-  const test::ProcessResult result =
-      test::run_process({oracle.python, THINKVG_SOURCE_DIR "/tests/parity/open_processor.py", folder.path().string()});
-  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_same_in_transformers(
+      oracle.python, bundle, folder.path(),
+      {{text::Role::kUser, {text::MessagePart::image(), said("Is there an opacity, or a nodule (3 mm)?")}}});
+}
+
+// LLaVA's own layout with a tokenizer of so many pieces.
+fs::path released_llava(const fs::path& folder, const char* checkpoint) {
+  const fs::path data = fs::path(THINKVG_TEST_DATA) / "llava_med";
+  fs::create_directories(folder);
+  for (const char* name : {"tokenizer.model", "tokenizer_config.json"})
+    if (fs::exists(test::tiny_run().model / name)) fs::copy_file(test::tiny_run().model / name, folder / name);
+  // The released settings name no template.
+  Json settings = read_json_file(folder / "tokenizer_config.json");
+  settings.erase("chat_template");
+  write_file_atomically(folder / "tokenizer_config.json", settings.dump());
+  const std::int64_t pieces = text::load_tokenizer(folder)->vocab_size();
+  Json config = read_json_file(data / checkpoint / "config.json");
+  config["vocab_size"] = pieces;
+  config["mm_vision_tower"] = (data / "tiny-clip").string();
+  write_file_atomically(folder / "config.json", config.dump());
+  NamedTensors weights;
+  for (const auto& [name, tensor] : read_safetensors(data / checkpoint / "model.safetensors"))
+    weights.emplace_back(name, name.ends_with("embed_tokens.weight") || name == "lm_head.weight"
+                                   ? at::randn({pieces, tensor.size(1)})
+                                   : tensor);
+  write_safetensors(weights, folder / "model.safetensors");
+  return folder;
+}
+
+TEST(Bundle, ReleasedLlavaIsSavedWithWhatItsLayoutLacked) {
+  const test::TemporaryFolder made;
+  for (const char* checkpoint : {"v1", "v1_5"}) {
+    const ModelBundle bundle = load_bundle(released_llava(made / checkpoint, checkpoint));
+    const fs::path saved = made / (std::string(checkpoint) + "-saved");
+    fs::create_directories(saved);
+    save_bundle(bundle, saved);
+    const ModelBundle again = load_bundle(saved);
+    EXPECT_EQ(again.chat, bundle.chat);
+    const std::int64_t image = bundle.model->special_tokens().image;
+    EXPECT_EQ(again.model->special_tokens().image, image);
+    EXPECT_EQ(image, bundle.tokenizer->vocab_size());
+    EXPECT_EQ(again.tokenizer->token_id("<image>"), image);
+    EXPECT_EQ(read_json_file(saved / "processor_config.json").at("processor_class"), "LlavaProcessor");
+    auto texts = bundle_content(again).texts, expected = bundle_content(bundle).texts;
+    for (const char* name : {"config.json", "tokenizer.model"}) {  // the end token as one of a list; long
+      texts.erase(name);
+      expected.erase(name);
+    }
+    EXPECT_EQ(texts, expected);
+  }
+}
+
+TEST(ExportOpenInTransformersParity, ReleasedLlavaHasAProcessorThere) {
+  const test::Oracle oracle = test::find_oracle("torch torchvision transformers");
+  if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
+  const test::TemporaryFolder made;
+  for (const char* checkpoint : {"v1", "v1_5"}) {
+    const ModelBundle bundle = load_bundle(released_llava(made / checkpoint, checkpoint));
+    const fs::path saved = made / (std::string(checkpoint) + "-saved");
+    fs::create_directories(saved);
+    save_bundle(bundle, saved);
+    const text::Message question{text::Role::kUser, {text::MessagePart::image(), said("Is there an opacity?")}};
+    expect_same_in_transformers(oracle.python, bundle, saved, {question});
+    expect_same_in_transformers(oracle.python, bundle, saved,
+                                {{text::Role::kSystem, {said("Be brief.")}},
+                                 question,
+                                 {text::Role::kAssistant, {said("Yes.")}},
+                                 {text::Role::kUser, {said("Where?")}}});
+  }
 }
 
 // What transformers' processor classes want beside the picture's settings is handed on.
@@ -264,11 +349,15 @@ TEST(Bundle, FilesOfTheProcessorAreHandedOn) {
                         R"({"processor_class": "LlavaProcessor", "patch_size": 14, "num_additional_image_tokens": 1,
                             "image_processor": {"max_pixels": 7}})");
   write_file_atomically(given / "video_preprocessor_config.json", R"({"fps": 2})");
+  Json drawn = read_json_file(given / "generation_config.json");
+  drawn["repetition_penalty"] = 1.05;
+  write_file_atomically(given / "generation_config.json", drawn.dump());
   save_bundle(load_bundle(given.path()), saved.path());
   EXPECT_EQ(
       read_json_file(saved / "processor_config.json"),
       Json::parse(R"({"processor_class": "LlavaProcessor", "patch_size": 14, "num_additional_image_tokens": 1})"));
   EXPECT_EQ(read_json_file(saved / "video_preprocessor_config.json"), Json::parse(R"({"fps": 2})"));
+  EXPECT_EQ(read_json_file(saved / "generation_config.json"), drawn);
   EXPECT_EQ(read_json_file(saved / "tokenizer_config.json").at("chat_template").get<std::string>(),
             read_file(saved / "chat_template.jinja"));
 }

@@ -139,12 +139,74 @@ TEST(PagedAttention, TokensBeforeTheFirstAreNotSeen) {
   for (const std::int64_t first : {0, 1, 15, 16, 40, 52}) {
     std::vector<float> scratch(static_cast<std::size_t>(cpu::paged_scratch(1, kWidth, kLength)));
     at::Tensor output = at::empty({1, kWidth});
-    cpu::paged_attention_row({query.const_data_ptr(), key.const_data_ptr(), value.const_data_ptr(), pages.data(), false,
-                              0, 1, 1, kWidth, first, kLength, scratch.data(), output.mutable_data_ptr()});
+    const cpu::PagedRow row{query.const_data_ptr(), pages.data(), first, kLength, output.mutable_data_ptr()};
+    cpu::paged_attention_rows({.keys = key.const_data_ptr(),
+                               .values = value.const_data_ptr(),
+                               .is_bf16 = false,
+                               .head = 0,
+                               .num_heads = 1,
+                               .group = 1,
+                               .width = kWidth,
+                               .rows = &row,
+                               .num_rows = 1,
+                               .num_shared = 0,
+                               .scratch = scratch.data()});
     const at::Tensor seen_keys = keys.narrow(0, first, kLength - first);
     const at::Tensor expected = at::softmax(query.matmul(seen_keys.t()) / std::sqrt(static_cast<double>(kWidth)), -1)
                                     .matmul(values.narrow(0, first, kLength - first));
     EXPECT_LT((output - expected).abs().max().item<double>(), 3e-6) << first;
+  }
+}
+
+// What a row gives does not depend on the rows beside it, and is right.
+TEST(PagedAttention, RowsThatSharePagesAreComputedAsAlone) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    for (const std::int64_t width : {24, 64, 128, 144}) {
+      at::manual_seed(5);
+      constexpr std::int64_t kHeads = 2, kGroup = 3;
+      PagedKvCache cache({1, 40, kHeads, width}, at::TensorOptions(type));
+      cache.keys(0).normal_();
+      cache.values(0).normal_();
+      // Three share five pages, two of them six; one shares one page, one none; two are the same but for their last
+      // page.
+      const std::vector<PagedSequence> sequences = {{{3, 1, 4, 9, 5, 20, 21}, 100},
+                                                    {{30, 31, 32}, 40},
+                                                    {{3, 1, 4, 9, 5, 20, 22}, 96},
+                                                    {{3, 33, 34, 35}, 50},
+                                                    {{3, 1, 4, 9, 5, 23}, 81},
+                                                    {{7, 8}, 16},
+                                                    {{7, 6}, 30},
+                                                    {{3, 1, 4, 9, 5, 20}, 95}};
+      const auto count = static_cast<std::int64_t>(sequences.size());
+      const at::TensorOptions options(type);
+      const at::Tensor query = at::randn({count, kHeads * kGroup, width}, options),
+                       key = at::randn({count, kHeads, width}, options),
+                       value = at::randn({count, kHeads, width}, options);
+      PagedAttention together(cache, sequences, {std::vector<std::int64_t>(sequences.size(), 1), {}});
+      const at::Tensor outputs = together.attend(0, query, key, value);
+      for (std::int64_t i = 0; i < count; ++i) {
+        const PagedSequence& sequence = sequences[static_cast<std::size_t>(i)];
+        PagedAttention alone(cache, {sequence}, {{1}, {}});
+        const at::Tensor output = alone.attend(0, query.narrow(0, i, 1), key.narrow(0, i, 1), value.narrow(0, i, 1));
+        EXPECT_TRUE(outputs.narrow(0, i, 1).equal(output)) << i << ' ' << width;
+        const at::Tensor pages = at::tensor(sequence.pages, at::kLong);
+        const auto tokens = [&](const at::Tensor& all) {
+          return all.index_select(0, pages)
+              .to(at::kDouble)
+              .reshape({-1, kHeads, width})
+              .narrow(0, 0, sequence.past + 1);
+        };
+        const at::Tensor keys = tokens(cache.keys(0).permute({0, 3, 1, 2})),
+                         values = tokens(cache.values(0).transpose(1, 2));
+        const at::Tensor scores =
+            at::einsum("jgk,ljk->jgl", {query[i].to(at::kDouble).view({kHeads, kGroup, width}), keys});
+        const at::Tensor expected =
+            at::einsum("jgl,ljk->jgk", {at::softmax(scores / std::sqrt(static_cast<double>(width)), -1), values});
+        const double bound = type == at::kFloat ? 1e-5 : 2e-2;
+        EXPECT_LT((output.view({kHeads, kGroup, width}).to(at::kDouble) - expected).abs().max().item<double>(), bound)
+            << i << ' ' << width;
+      }
+    }
   }
 }
 

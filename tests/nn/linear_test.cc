@@ -86,9 +86,9 @@ TEST(Linear, ManyRowsOfBf16EqualTheProductInDoublePrecision) {
   at::manual_seed(6);
   for (const auto& [width, out] : {std::pair<std::int64_t, std::int64_t>{33, 70}, {2048, 2100}, {96, 1}}) {
     const auto random = [&](at::IntArrayRef sizes) { return at::randn(sizes).to(at::kBFloat16); };
-    const at::Tensor input = random({2, 55, width}).requires_grad_(), bias = random({out}).requires_grad_();
+    const at::Tensor input = random({2, 70, width}).requires_grad_(), bias = random({out}).requires_grad_();
     const at::Tensor weight = (random({out, width}) / std::sqrt(static_cast<double>(width))).detach().requires_grad_();
-    const at::Tensor residual = random({2, 55, out}), factors = random({2, 55, out});
+    const at::Tensor residual = random({2, 70, out}), factors = random({2, 70, out});
     const auto wide = [](const at::Tensor& tensor) { return tensor.detach().to(at::kDouble).requires_grad_(); };
     const at::Tensor wide_input = wide(input), wide_weight = wide(weight), wide_bias = wide(bias);
     const at::Tensor exact = at::linear(wide_input, wide_weight, wide_bias);

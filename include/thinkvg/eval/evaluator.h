@@ -18,6 +18,7 @@ namespace thinkvg::eval {
 
 struct EvalOptions {
   std::string model;
+  std::string dtype;
   data::DataOptions data = scored_data();
   std::string images;
   models::PictureOptions pictures;
@@ -45,6 +46,7 @@ struct EvalOptions {
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
+    v.setting("dtype", dtype, models::kDtypeHelp);
     v.section("data", data, "Questions with their references.");
     v.setting("images", images, "Folder of the pictures, or several separated by commas.");
     v.section("pictures", pictures, "How pictures are read and kept.");

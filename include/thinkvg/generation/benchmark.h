@@ -26,7 +26,7 @@ struct BenchmarkOptions {
 
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
-    v.setting("dtype", dtype, "float32, bfloat16 or float16; empty: that of the folder.");
+    v.setting("dtype", dtype, models::kDtypeHelp);
     v.setting("prompt_tokens", prompt_tokens, "Tokens of a prompt.");
     v.setting("new_tokens", new_tokens, "Tokens of a completion; none ends earlier.");
     v.setting("batch_sizes", batch_sizes, "Completions that are decoded side by side, one row of the table each.");

@@ -21,7 +21,7 @@ struct ModelBundle {
   std::shared_ptr<const ImageProcessor> processor;
   const text::ChatTemplate* chat = &text::chat_template("thinkvg");  // how conversations are written
   std::map<std::string, std::string> tokenizer_files;  // by name: what the tokenizer was read from, and its templates
-  // By name: settings that transformers' processor class wants beside preprocessor_config.json.
+  // By name: settings that transformers wants beside preprocessor_config.json and config.json.
   std::map<std::string, std::string> processor_files;
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -33,6 +34,15 @@ struct LlavaImport {
 // is kept as "conversation" ("llava_med", "llava_v1"). Throws std::runtime_error naming what is missing.
 LlavaImport import_released_llava(const Json& config, std::map<std::string, at::Tensor> weights,
                                   const std::filesystem::path& folder);
+
+// The name of the imported model's image token: <im_patch> where its training had added that, else <image>, which the
+// released vocabulary lacks. `config`: LlavaImport's.
+struct LlavaImageToken {
+  std::string name;
+  std::int64_t id;
+  bool is_new;  // not in the released vocabulary
+};
+LlavaImageToken imported_image_token(const Json& config, const std::filesystem::path& folder);
 
 // The CLIP folder that such a config.json names; empty where it is not there.
 std::filesystem::path find_clip_folder(const Json& config, const std::filesystem::path& folder);

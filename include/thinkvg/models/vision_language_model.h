@@ -106,6 +106,11 @@ class VisionLanguageModel : public torch::nn::Module {
   std::shared_ptr<const nn::QuantizedWeight> quantized_head_;
 };
 
+// A setting that names a dtype: float32, bfloat16, float16, or nothing for that of the folder. Throws
+// std::invalid_argument.
+std::optional<at::ScalarType> dtype_setting(const std::string& name);
+inline constexpr const char* kDtypeHelp = "Of the weights: float32, bfloat16 or float16; empty: that of the folder.";
+
 // Reads config.json and all weights of a model folder (model.safetensors, or the shards of
 // model.safetensors.index.json); tokenizer and processor are read by their own classes. Strict: one
 // std::runtime_error lists every missing, unexpected and mis-shaped tensor. An unknown model_type is an error that

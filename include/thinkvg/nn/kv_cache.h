@@ -58,7 +58,9 @@ struct PagedSequence {
 
 // One pass over a paged cache, for prompts (many tokens a sequence) and for decoding steps (one token a sequence), in
 // any mixture. attend() writes the new keys and values into the pages and attends to all tokens of the sequence so far.
-// Inference only. On a CPU, rows of fp32 and bf16 are computed by own kernels; elsewhere by ATen.
+// Inference only. On a CPU, rows of fp32 and bf16 are computed by own kernels; elsewhere by ATen. Where sequences share
+// their first pages (completions of one prompt, questions about one picture), the kernels read those once for many
+// rows.
 class PagedAttention final : public AttentionContext {
  public:
   // layout.lengths[i] tokens belong to sequences[i]; the layout has no prefixes. `cache` must outlive this object.
@@ -72,7 +74,13 @@ class PagedAttention final : public AttentionContext {
 
  private:
   void write(std::int64_t layer, const at::Tensor& key, const at::Tensor& value) const;
-  at::Tensor attend_rows(std::int64_t layer, const at::Tensor& query, std::int64_t window) const;
+  // Tokens of sequences that begin with the same pages.
+  struct RowBlock {
+    std::vector<std::int64_t> tokens;
+    std::int64_t num_shared;  // pages, full in all of them
+  };
+  void group_rows(std::int64_t num_heads, std::int64_t group);
+  at::Tensor attend_rows(std::int64_t layer, const at::Tensor& query, std::int64_t window);
   at::Tensor attend_sequence(std::int64_t layer, const at::Tensor& query, std::size_t sequence,
                              const MaskRule& rule) const;
 
@@ -85,6 +93,7 @@ class PagedAttention final : public AttentionContext {
   std::vector<std::int64_t> slots_;          // of each token among those of all pages
   std::int64_t longest_ = 0;                 // tokens that the last token of a sequence sees
   bool single_tokens_ = true;                // all sequences have one token
+  std::vector<RowBlock> blocks_;             // made by the first pass that computes by rows
   std::unique_ptr<PackedAttention> packed_;  // where no sequence has a past
 };
 

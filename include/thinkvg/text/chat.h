@@ -106,7 +106,9 @@ Prompt chat_prompt(const Tokenizer& tokenizer, const std::string& system, const 
                    const std::vector<std::int64_t>& num_image_tokens);
 std::vector<std::int64_t> chat_answer(const Tokenizer& tokenizer, const std::string& answer);
 
-// The Jinja form of the template `thinkvg`, for transformers.
-std::string chat_template_jinja();
+// The Jinja form of a template that no released folder carries, for transformers: thinkvg, llava_v1, llava_med; empty
+// for others. It renders what `render` does, pictures as the image token.
+std::string chat_template_jinja(const ChatTemplate& chat);
+std::string chat_template_jinja();  // of thinkvg
 
 }  // namespace thinkvg::text

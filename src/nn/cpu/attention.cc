@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -100,6 +101,8 @@ Pages paged(const at::Tensor& keys, const at::Tensor& values) {
   return pages;
 }
 
+constexpr std::int64_t kTokensABlock = 8;
+
 // Each token by itself, just as a decoding step computes it.
 void attend_exactly(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const AttentionPlan& plan,
                     const at::Tensor& out, const at::Tensor& lse) {
@@ -121,24 +124,34 @@ void attend_exactly(const at::Tensor& query, const at::Tensor& key, const at::Te
       return before == 0 ? own : at::cat({tokens.narrow(0, starts[static_cast<std::size_t>(prefix)], before), own});
     };
     const Pages pages = paged(with_prefix(key), with_prefix(value));
-    at::parallel_for(0, length * num_heads, 4, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<float> scratch(static_cast<std::size_t>(cpu::paged_scratch(group, width, before + length)));
+    const std::int64_t num_blocks = (length + kTokensABlock - 1) / kTokensABlock;
+    at::parallel_for(0, num_blocks * num_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<float> scratch(
+          static_cast<std::size_t>(cpu::paged_scratch(kTokensABlock * group, width, before + length)));
       for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t row = start * num_heads + item;
-        cpu::paged_attention_row({.query = queries + row * group * width,
-                                  .keys = pages.keys.const_data_ptr(),
-                                  .values = pages.values.const_data_ptr(),
-                                  .pages = pages.order.data(),
-                                  .is_bf16 = false,
-                                  .head = item % num_heads,
-                                  .num_heads = num_heads,
-                                  .group = group,
-                                  .width = width,
-                                  .first = 0,
-                                  .length = before + item / num_heads + 1,
-                                  .scratch = scratch.data(),
-                                  .output = outputs + row * group * width,
-                                  .lse = sums + row * group});
+        const std::int64_t head = item % num_heads, first = item / num_heads * kTokensABlock;
+        std::array<cpu::PagedRow, kTokensABlock> rows;
+        const std::int64_t count = std::min(kTokensABlock, length - first);
+        for (std::int64_t t = 0; t < count; ++t) {
+          const std::int64_t row = ((start + first + t) * num_heads + head) * group;
+          rows[static_cast<std::size_t>(t)] = {.query = queries + row * width,
+                                               .pages = pages.order.data(),
+                                               .first = 0,
+                                               .length = before + first + t + 1,
+                                               .output = outputs + row * width,
+                                               .lse = sums + row};
+        }
+        cpu::paged_attention_rows({.keys = pages.keys.const_data_ptr(),
+                                   .values = pages.values.const_data_ptr(),
+                                   .is_bf16 = false,
+                                   .head = head,
+                                   .num_heads = num_heads,
+                                   .group = group,
+                                   .width = width,
+                                   .rows = rows.data(),
+                                   .num_rows = count,
+                                   .num_shared = (before + first + 1) / PagedKvCache::kPageTokens,
+                                   .scratch = scratch.data()});
       }
     });
   }

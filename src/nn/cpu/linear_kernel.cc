@@ -14,6 +14,25 @@ namespace {
 // Rows of x that stay in a core's cache while the weights pass by.
 constexpr std::int64_t kInputFloats = 192 * 1024;
 
+// sum_of() of four vectors, each in its order, with fewer instructions.
+[[gnu::always_inline]] inline void store_sums(float* to, const Floats (&rows)[4]) {
+  const auto fold = [](Floats a, Floats b) __attribute__((always_inline)) {  // [a's halves added | b's]
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  };
+  const Floats ab = fold(rows[0], rows[1]), cd = fold(rows[2], rows[3]);
+  // Quarters: those of a, b, c and d.
+  const Floats quarters = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                          __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  const Floats pairs =
+      quarters + __builtin_shufflevector(quarters, quarters, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  const Floats sums =
+      pairs + __builtin_shufflevector(pairs, pairs, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+  using Four = float __attribute__((vector_size(16)));
+  const Four out = __builtin_shufflevector(sums, sums, 0, 4, 8, 12);
+  std::memcpy(to, &out, sizeof out);
+}
+
 // kOut x kIn dot products at a time: each loaded vector is used several times.
 template <int kOut, int kIn, class Number>
 [[gnu::always_inline]] inline void tile(const float* x, const Number* w, std::int64_t width, float* out,
@@ -34,8 +53,12 @@ template <int kOut, int kIn, class Number>
       for (int e = 0; e < kOut; ++e) sums[e][m] += values * load_part(w + e * width + k, width - k);
     }
   }
-  for (int m = 0; m < kIn; ++m)
-    for (int e = 0; e < kOut; ++e) out[m * out_stride + e] = sum_of(sums[e][m]);
+  for (int m = 0; m < kIn; ++m) {
+    if constexpr (kOut == 4)
+      store_sums(out + m * out_stride, {sums[0][m], sums[1][m], sums[2][m], sums[3][m]});
+    else
+      for (int e = 0; e < kOut; ++e) out[m * out_stride + e] = sum_of(sums[e][m]);
+  }
 }
 
 // All rows of x against kOut rows of the weight.

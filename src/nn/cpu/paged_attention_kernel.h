@@ -6,27 +6,36 @@
 
 namespace thinkvg::nn::cpu {
 
-// The queries [group, width] that share one key/value head against tokens [first, length) of a sequence, which lie in
-// pages of 16 tokens: keys [pages, heads, width, 16], values [pages, heads, 16, width]. Writes softmax(q k /
-// sqrt(width)) v [group, width]. Queries, pages and output are fp32, or all bf16; sums are fp32. A token's result
-// depends on nothing but its own query and the tokens it sees, to the bit.
+// A token's queries [group, width] that share one key/value head, against tokens [first, length) of its sequence.
 struct PagedRow {
   const void* query;
+  const std::int64_t* pages;  // of the sequence
+  std::int64_t first;         // tokens before it are not seen: sliding windows
+  std::int64_t length;
+  void* output;          // [group, width]
+  float* lse = nullptr;  // [group], log sum exp of the scores, where it is wanted
+};
+
+// Tokens against the same key/value head. They lie in pages of 16: keys [pages, heads, width, 16], values
+// [pages, heads, 16, width]. Writes softmax(q k / sqrt(width)) v. Queries, pages and output are fp32, or all bf16; sums
+// are fp32. A token's result depends on nothing but its own query and the tokens it sees, to the bit: rows stand
+// together only so that pages which all of them begin with are read once.
+struct PagedRows {
   const void* keys;
   const void* values;
-  const std::int64_t* pages;  // of the sequence
   bool is_bf16;
   std::int64_t head;
   std::int64_t num_heads;
   std::int64_t group;
   std::int64_t width;
-  std::int64_t first;  // tokens before it are not seen: sliding windows
-  std::int64_t length;
-  float* scratch;  // paged_scratch(group, width, length) numbers
-  void* output;
-  float* lse = nullptr;  // [group], log sum exp of the scores, where it is wanted
+  const PagedRow* rows;
+  std::int64_t num_rows;
+  // The first entries of `pages` that are the same in all rows, each full in all of them; 0 where a row's `first` is
+  // not.
+  std::int64_t num_shared;
+  float* scratch;  // paged_scratch(num_rows * group, width, longest length) numbers
 };
-void paged_attention_row(const PagedRow& row);
-std::int64_t paged_scratch(std::int64_t group, std::int64_t width, std::int64_t length);
+void paged_attention_rows(const PagedRows& rows);
+std::int64_t paged_scratch(std::int64_t num_queries, std::int64_t width, std::int64_t longest);
 
 }  // namespace thinkvg::nn::cpu
