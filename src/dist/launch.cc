@@ -98,6 +98,8 @@ LaunchEnvironment read_launch_environment(const Variables& variables) {
     }
     const auto agent = variables("TORCHELASTIC_USE_AGENT_STORE");
     environment.external_store = agent && *agent == "True";
+    if (const auto attempt = variables("TORCHELASTIC_RESTART_COUNT"))
+      environment.attempt = number_of("TORCHELASTIC_RESTART_COUNT", *attempt);
   } else if (const auto tasks = variables("SLURM_STEP_NUM_TASKS")) {
     environment = slurm_environment(variables, number_of("SLURM_STEP_NUM_TASKS", *tasks));
   }

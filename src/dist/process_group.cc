@@ -24,6 +24,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using BackendPointer = c10::intrusive_ptr<c10d::Backend>;
+using StorePointer = c10::intrusive_ptr<c10d::Store>;
 using WorkPointer = c10::intrusive_ptr<c10d::Work>;
 
 std::chrono::milliseconds milliseconds(double seconds) {
@@ -87,10 +88,10 @@ MakeNcclGroup find_nccl() {
 struct ProcessGroup::Impl {
   LaunchEnvironment environment;
   DistOptions options;
-  c10::intrusive_ptr<c10d::Store> store;  // rank 0 serves it
-  std::unique_ptr<Monitor> monitor;       // none: this process alone
-  BackendPointer control;                 // Gloo
-  BackendPointer device;                  // NCCL, made for the first tensor on a GPU
+  StorePointer store;                // rank 0 serves it
+  std::unique_ptr<Monitor> monitor;  // none: this process alone
+  BackendPointer control;            // Gloo
+  BackendPointer device;             // NCCL, made for the first tensor on a GPU
   std::int64_t sequence = 0;
   bool told = false;
   int exceptions_before = std::uncaught_exceptions();
@@ -100,6 +101,7 @@ struct ProcessGroup::Impl {
   int size() const { return static_cast<int>(environment.world_size); }
 
   void connect(const Hooks& hooks);
+  StorePointer keys(const char* purpose) const;
   BackendPointer make_gloo(const std::string& own_address) const;
   std::string reachable_address(const std::string& own_address) const;
   c10d::Backend& backend_for(const at::Tensor& tensor);
@@ -150,6 +152,12 @@ std::string ProcessGroup::Impl::reachable_address(const std::string& own_address
   return own_address;
 }
 
+// Apart from those of the job's earlier lives, which a launcher's store still holds.
+StorePointer ProcessGroup::Impl::keys(const char* purpose) const {
+  return c10::make_intrusive<c10d::PrefixStore>(fmt::format("thinkvg/{}/{}", environment.attempt, purpose),
+                                                store->clone());
+}
+
 BackendPointer ProcessGroup::Impl::make_gloo(const std::string& own_address) const {
   auto gloo = c10d::ProcessGroupGloo::Options::create(
       // Gloo's own time-out comes behind ours, which can name who is late.
@@ -157,8 +165,7 @@ BackendPointer ProcessGroup::Impl::make_gloo(const std::string& own_address) con
   const auto interface = environment_variable("GLOO_SOCKET_IFNAME");
   gloo->devices.push_back(interface ? c10d::ProcessGroupGloo::createDeviceForInterface(*interface)
                                     : c10d::ProcessGroupGloo::createDeviceForHostname(reachable_address(own_address)));
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(
-      c10::make_intrusive<c10d::PrefixStore>("thinkvg/gloo", store->clone()), rank(), size(), gloo);
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(keys("gloo"), rank(), size(), gloo);
 }
 
 void ProcessGroup::Impl::connect(const Hooks& hooks) {
@@ -181,7 +188,7 @@ void ProcessGroup::Impl::connect(const Hooks& hooks) {
   const std::string own_address = address_towards(environment.master_address, environment.master_port);
   try {
     monitor = std::make_unique<Monitor>(
-        c10::make_intrusive<c10d::PrefixStore>("thinkvg/life", store->clone()),
+        keys("life"),
         Monitor::Place{environment.rank, environment.world_size, own_address, place, environment.external_store},
         options, hooks.stuck);
     control = make_gloo(own_address);
@@ -195,9 +202,7 @@ c10d::Backend& ProcessGroup::Impl::backend_for(const at::Tensor& tensor) {
   if (tensor.device().is_cpu()) return *control;
   if (!device) {
     const MakeNcclGroup make = find_nccl();
-    if (make != nullptr)
-      device = make({c10::make_intrusive<c10d::PrefixStore>("thinkvg/nccl", store->clone()), rank(), size(),
-                     milliseconds(options.timeout)});
+    if (make != nullptr) device = make({keys("nccl"), rank(), size(), milliseconds(options.timeout)});
     if (!device)
       throw_failure(
           "tensors on a GPU need NCCL, which is not there: build with -DTHINKVG_CUDA=ON where nccl.h is found");

@@ -34,6 +34,7 @@ TEST(LaunchEnvironmentTest, OfTorchrun) {
                                               {"MASTER_ADDR", "gpu01"},
                                               {"MASTER_PORT", "29501"},
                                               {"TORCHELASTIC_USE_AGENT_STORE", "True"},
+                                              {"TORCHELASTIC_RESTART_COUNT", "2"},
                                               {"SLURM_STEP_NUM_TASKS", "2"},
                                               {"SLURM_PROCID", "1"}});
   EXPECT_EQ(environment.world_size, 16);
@@ -42,6 +43,7 @@ TEST(LaunchEnvironmentTest, OfTorchrun) {
   EXPECT_EQ(environment.master_address, "gpu01");
   EXPECT_EQ(environment.master_port, 29501);
   EXPECT_TRUE(environment.external_store);
+  EXPECT_EQ(environment.attempt, 2);
 }
 
 TEST(LaunchEnvironmentTest, OfSrun) {

@@ -17,16 +17,18 @@ struct LaunchEnvironment {
   std::string master_address = "127.0.0.1";
   std::int64_t master_port = 29500;
   bool external_store = false;  // a launcher's agent already serves the store at master_address
+  std::int64_t attempt = 0;     // how often the launcher has started the job again; its store outlives a life
 };
 
 // The value of an environment variable; none where it is not set.
 using Variables = std::function<std::optional<std::string>(const std::string& name)>;
 std::optional<std::string> environment_variable(const std::string& name);
 
-// Reads what the launcher says. WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_USE_AGENT_STORE
-// (torchrun) go first; then, in a step that srun started, SLURM_STEP_NUM_TASKS, SLURM_PROCID, SLURM_LOCALID: the
-// address is the step's first host, the port is made of job and step, and MASTER_ADDR and MASTER_PORT replace either.
-// With none of these the process is alone. Throws std::invalid_argument naming the variable that is missing or wrong.
+// Reads what the launcher says. WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_USE_AGENT_STORE,
+// TORCHELASTIC_RESTART_COUNT (torchrun) go first; then, in a step that srun started, SLURM_STEP_NUM_TASKS,
+// SLURM_PROCID, SLURM_LOCALID: the address is the step's first host, the port is made of job and step, and MASTER_ADDR
+// and MASTER_PORT replace either. With none of these the process is alone. Throws std::invalid_argument naming the
+// variable that is missing or wrong.
 LaunchEnvironment read_launch_environment(const Variables& variables = environment_variable);
 
 // The first host of Slurm's compact list: "gpu[007-009,12],login" -> "gpu007". Throws std::invalid_argument where the
