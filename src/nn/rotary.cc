@@ -9,12 +9,10 @@
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "nn/inference.h"
 #include "thinkvg/core/error.h"
-#include "thinkvg/nn/workers.h"
 
 namespace thinkvg::nn {
 namespace {
@@ -84,22 +82,22 @@ void check_sections(const at::Tensor& positions, const std::vector<std::int64_t>
   }
 }
 
-// On a CPU without MKL's threads: those that a decoding step woke would go on looking for work for a while, in the way
-// of the threads that decode.
+// MKL shares out 128 cosines and more among threads of its own; woken by a decoding step, they would go on looking for
+// work for a while, in the way of the threads that decode. The numbers are the same, however they are cut.
+constexpr std::int64_t kMostAlone = 64, kMostOfAStep = 4096;
+
 RotaryTable table_of(const at::Tensor& angles) {
-  if (!angles.is_cpu()) return {angles.cos(), angles.sin()};
-  const at::Tensor dense = angles.contiguous();
-  const RotaryTable table{at::empty_like(dense), at::empty_like(dense)};
-  const float* from = dense.const_data_ptr<float>();
-  float* cosines = table.cos.mutable_data_ptr<float>();
-  float* sines = table.sin.mutable_data_ptr<float>();
-  share_out(dense.numel(), 2048, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      cosines[i] = std::cos(from[i]);
-      sines[i] = std::sin(from[i]);
-    }
-  });
-  return table;
+  if (!angles.is_cpu() || angles.numel() > kMostOfAStep) return {angles.cos(), angles.sin()};
+  const at::Tensor dense = angles.contiguous().view(-1);
+  at::Tensor cos = at::empty_like(dense), sin = at::empty_like(dense);
+  for (std::int64_t first = 0; first < dense.numel(); first += kMostAlone) {
+    const std::int64_t count = std::min(kMostAlone, dense.numel() - first);
+    const at::Tensor part = dense.narrow(0, first, count);
+    at::Tensor part_cos = cos.narrow(0, first, count), part_sin = sin.narrow(0, first, count);
+    at::cos_out(part_cos, part);
+    at::sin_out(part_sin, part);
+  }
+  return {cos.view(angles.sizes()), sin.view(angles.sizes())};
 }
 
 // Frequency i turns with axis axes[i] of positions [3, T].

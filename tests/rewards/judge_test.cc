@@ -127,13 +127,13 @@ class FakeServer {
         requests_.push_back(request);
       }
       answer(connection, script_(number, request));
-      --active_;
     }
     ::close(connection);
   }
 
   void answer(int connection, const Answer& answer) {
     pause(answer.delay);
+    --active_;  // before the client can know that it has its answer, and ask again
     if (answer.reset) {
       const linger now{1, 0};
       ::setsockopt(connection, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
