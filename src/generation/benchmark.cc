@@ -79,8 +79,7 @@ class Benchmark {
     for (const std::int64_t id : models::banned_ids(model_->special_tokens())) unusable_.push_back(id);
     for (const std::int64_t id : model_->special_tokens().end) unusable_.push_back(id);
     result_.model = folder.string();
-    const at::ScalarType dtype = model_->output_weight().scalar_type();
-    result_.dtype = dtype == at::kFloat ? "float32" : dtype == at::kBFloat16 ? "bfloat16" : "float16";
+    result_.dtype = models::dtype_name(model_->output_weight().scalar_type());
     measure_costs();
   }
 

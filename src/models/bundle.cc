@@ -83,7 +83,7 @@ void add_special_token(std::map<std::string, std::string>& files, const std::str
 }
 
 // What a checkpoint of LLaVA's own code lacks in the layout of Hugging Face: the token that stands for a picture, the
-// processor's settings, and its conversation as a template.
+// processor's settings, and its conversation as a template. `folder`: the checkpoint's.
 void add_llava_files(ModelBundle& bundle, const fs::path& folder) {
   const Json& config = bundle.model->config();
   const LlavaImageToken token = imported_image_token(config, folder);
@@ -96,13 +96,7 @@ void add_llava_files(ModelBundle& bundle, const fs::path& folder) {
             {"vision_feature_select_strategy", config.at("vision_feature_select_strategy")}})
           .dump(2) +
       "\n";
-  std::string jinja = text::chat_template_jinja(*bundle.chat);
-  for (const std::string image = "<image>"; token.name != image;) {
-    const std::size_t found = jinja.find(image);
-    if (found == std::string::npos) break;
-    jinja.replace(found, image.size(), token.name);
-  }
-  bundle.tokenizer_files["chat_template.jinja"] = jinja;
+  bundle.tokenizer_files["chat_template.jinja"] = text::chat_template_jinja(*bundle.chat, token.name);
 }
 
 // `load_model`: reads the model itself.

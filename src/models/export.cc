@@ -20,29 +20,11 @@ namespace thinkvg::models {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::pair<const char*, at::ScalarType> kDtypes[] = {
-    {"float32", at::kFloat}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}};
 constexpr const char* kKeep = "keep";
 constexpr double kMostDivergence = 0.05;
 // Files that this project would write with less than they had.
 constexpr const char* kOwnFiles[] = {"preprocessor_config.json", "processor_config.json",
                                      "video_preprocessor_config.json", "generation_config.json"};
-
-std::optional<at::ScalarType> dtype_of(const std::string& name) {
-  if (name == kKeep) return std::nullopt;
-  std::string known = kKeep;
-  for (const auto& [text, type] : kDtypes) {
-    if (name == text) return type;
-    known += std::string(", ") + text;
-  }
-  throw_invalid("dtype knows {}, not '{}'", known, name);
-}
-
-std::string dtype_name(at::ScalarType type) {
-  for (const auto& [text, known] : kDtypes)
-    if (type == known) return text;
-  return c10::toString(type);
-}
 
 std::int64_t bytes_of(const std::string& size) {
   std::int64_t number = 0;
@@ -154,7 +136,7 @@ void set_dtype(Json& config, const std::string& name) {
 }  // namespace
 
 ExportPlan plan_export(const ExportOptions& options) {
-  const auto dtype = dtype_of(options.dtype);
+  const auto dtype = dtype_setting(options.dtype, kKeep);
   bytes_of(options.shard_size);
   if (options.out.empty()) throw_invalid("export needs a folder to write");
   if (fs::exists(options.out)) throw_invalid("{} exists already; choose another folder, or remove it", options.out);
@@ -206,7 +188,7 @@ ExportReport export_model(const ExportOptions& options) {
   adapters.reset();
 
   FolderContent content = bundle_content(bundle);
-  content.dtype = dtype_of(options.dtype);
+  content.dtype = dtype_setting(options.dtype, kKeep);
   if (!content.dtype && plan.loaded_dtype == "float16") content.dtype = at::kHalf;
   Json config = Json::parse(content.texts.at("config.json"));
   set_dtype(config, plan.written_dtype);

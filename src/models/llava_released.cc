@@ -8,6 +8,7 @@
 #include "thinkvg/core/files.h"
 #include "thinkvg/models/llava.h"
 #include "thinkvg/models/safetensors.h"
+#include "thinkvg/text/chat.h"
 
 namespace thinkvg::models {
 namespace fs = std::filesystem;
@@ -119,7 +120,7 @@ Json clip_vision_config(const fs::path& clip) {
 std::int64_t patch_token(const fs::path& folder) {
   const fs::path file = folder / "added_tokens.json";
   const Json tokens = fs::exists(file) ? read_json_file(file) : Json();
-  return tokens.is_object() ? tokens.value("<im_patch>", std::int64_t{-1}) : -1;
+  return tokens.is_object() ? tokens.value(std::string(text::kPatchToken), std::int64_t{-1}) : -1;
 }
 
 at::Tensor with_zero_row(const at::Tensor& table) {
@@ -222,7 +223,7 @@ LlavaImport import_released_llava(const Json& config, std::map<std::string, at::
 LlavaImageToken imported_image_token(const Json& config, const fs::path& folder) {
   const auto id = config.at("image_token_index").get<std::int64_t>();
   const bool is_new = id != patch_token(folder);
-  return {is_new ? "<image>" : "<im_patch>", id, is_new};
+  return {is_new ? "<image>" : std::string(text::kPatchToken), id, is_new};
 }
 
 }  // namespace thinkvg::models

@@ -177,8 +177,23 @@ void fill_parameters(VisionLanguageModel& model, std::map<std::string, at::Tenso
   }
 }
 
-std::string dtype_text(at::ScalarType type) {
+}  // namespace
+
+at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const {
+  return nn::linear(hidden, nn::LinearWeights{output_weight(), {}, quantized_head_.get()});
+}
+
+std::optional<at::ScalarType> dtype_setting(const std::string& name, const std::string& own) {
+  if (name == own) return std::nullopt;
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf})
+    if (name == dtype_name(type)) return type;
+  throw_invalid("dtype must be {}{}float32, bfloat16 or float16, but is '{}'", own, own.empty() ? "" : ", ", name);
+}
+
+std::string dtype_name(at::ScalarType type) {
   switch (type) {
+    case at::kFloat:
+      return "float32";
     case at::kBFloat16:
       return "bfloat16";
     case at::kHalf:
@@ -186,22 +201,8 @@ std::string dtype_text(at::ScalarType type) {
     case at::kDouble:
       return "float64";
     default:
-      return "float32";
+      return c10::toString(type);
   }
-}
-
-}  // namespace
-
-at::Tensor VisionLanguageModel::logits(const at::Tensor& hidden) const {
-  return nn::linear(hidden, nn::LinearWeights{output_weight(), {}, quantized_head_.get()});
-}
-
-std::optional<at::ScalarType> dtype_setting(const std::string& name) {
-  if (name.empty()) return std::nullopt;
-  if (name == "float32") return at::kFloat;
-  if (name == "bfloat16") return at::kBFloat16;
-  if (name == "float16") return at::kHalf;
-  throw_invalid("dtype must be float32, bfloat16 or float16, but is '{}'", name);
 }
 
 std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype) {
@@ -268,7 +269,7 @@ FolderContent model_content(const VisionLanguageModel& model) {
   NamedTensors tensors;
   for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
   Json config = model.config();
-  config["dtype"] = dtype_text(tensors.front().second.scalar_type());
+  config["dtype"] = dtype_name(tensors.front().second.scalar_type());
   config.erase("torch_dtype");
   const SpecialTokens& tokens = model.special_tokens();
   Json generation = {{"eos_token_id", tokens.end}};

@@ -105,38 +105,39 @@ void PagedAttention::write(std::int64_t layer, const at::Tensor& key, const at::
   values.transpose(1, 2).index_put_({page, slot}, value.to(values.scalar_type()));
 }
 
-// Puts tokens side by side whose sequences begin with the same pages, and cuts them into blocks.
+// Puts sequences side by side that begin with the same pages, and cuts their tokens into blocks.
 void PagedAttention::group_rows(std::int64_t num_heads, std::int64_t group) {
-  const auto table_of = [&](std::int64_t token) -> const std::vector<std::int64_t>& {
-    return sequences_[static_cast<std::size_t>(sequence_of_[static_cast<std::size_t>(token)])].pages;
-  };
-  const auto num_full = [&](std::int64_t token) {
-    return (place_of_[static_cast<std::size_t>(token)] + 1) / PagedKvCache::kPageTokens;
-  };
-  std::vector<std::int64_t> order(place_of_.size());
-  std::iota(order.begin(), order.end(), 0);
+  std::vector<std::size_t> order(sequences_.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(),
-                   [&](std::int64_t a, std::int64_t b) { return table_of(a) < table_of(b); });
-  const std::int64_t num_rows = std::ssize(order);
-  const std::int64_t most = std::clamp<std::int64_t>(num_rows * num_heads / (kBlocksAThread * at::get_num_threads()), 1,
+                   [&](std::size_t a, std::size_t b) { return sequences_[a].pages < sequences_[b].pages; });
+  const std::int64_t num_items = std::ssize(place_of_) * num_heads;
+  const std::int64_t most = std::clamp<std::int64_t>(num_items / (kBlocksAThread * at::get_num_threads()), 1,
                                                      std::max<std::int64_t>(1, kMostQueries / group));
-  blocks_.clear();
-  for (const std::int64_t token : order) {
-    RowBlock* last = blocks_.empty() ? nullptr : &blocks_.back();
-    std::int64_t shared = 0;
-    if (last != nullptr && std::ssize(last->tokens) < most) {
-      const std::vector<std::int64_t>&before = table_of(last->tokens.back()), &own = table_of(token);
-      const std::int64_t limit = std::min(last->num_shared, num_full(token));
-      while (shared < limit && before[static_cast<std::size_t>(shared)] == own[static_cast<std::size_t>(shared)])
-        ++shared;
+  std::size_t before = 0;  // the sequence of the last block's last token
+  for (const std::size_t sequence : order) {
+    const std::vector<std::int64_t>&last_pages = sequences_[before].pages, &pages = sequences_[sequence].pages;
+    const std::int64_t in_common =
+        std::mismatch(last_pages.begin(), last_pages.end(), pages.begin(), pages.end()).first - last_pages.begin();
+    for (std::int64_t i = 0; i < layout_.lengths[sequence]; ++i) {
+      const std::int64_t token = starts_[sequence] + i;
+      const std::int64_t full = (sequences_[sequence].past + i + 1) / PagedKvCache::kPageTokens;
+      std::int64_t shared = 0, size = 0;
+      if (!blocks_.empty()) {
+        const RowBlock& last = blocks_.back();
+        size = std::ssize(last.tokens);
+        shared = std::min(last.num_shared, i == 0 ? std::min(in_common, full) : full);
+        // Joins where that does not make the reads that are saved fewer.
+        if (size == most || shared * size < last.num_shared * (size - 1)) shared = 0;
+      }
+      if (shared > 0) {
+        blocks_.back().tokens.push_back(token);
+        blocks_.back().num_shared = shared;
+      } else {
+        blocks_.push_back({{token}, full});
+      }
     }
-    // Joins where that does not make the reads that are saved fewer.
-    if (shared > 0 && shared * std::ssize(last->tokens) >= last->num_shared * (std::ssize(last->tokens) - 1)) {
-      last->tokens.push_back(token);
-      last->num_shared = shared;
-    } else {
-      blocks_.push_back({{token}, num_full(token)});
-    }
+    before = sequence;
   }
 }
 

@@ -352,7 +352,8 @@ const ChatTemplate& load_chat_template(const fs::path& folder) {
   const std::string hash = text.empty() ? "" : sha256_text(text);
   if (!text.empty()) {
     for (const ChatTemplate& chat : chat_templates())
-      if (text == chat_template_jinja(chat)) return chat;
+      for (const std::string_view image : {chat.image_token, kPatchToken})
+        if (text == chat_template_jinja(chat, image)) return chat;
     for (const KnownText& known : kKnownTexts)
       if (known.sha256 == hash) return chat_template(known.name);
   }
@@ -427,20 +428,27 @@ std::vector<std::int64_t> chat_answer(const Tokenizer& tokenizer, const std::str
   return chat_answer(tokenizer, chat_template("thinkvg"), answer);
 }
 
-std::string chat_template_jinja() { return chat_template_jinja(chat_template("thinkvg")); }
+std::string chat_template_jinja() {
+  const ChatTemplate& chat = chat_template("thinkvg");
+  return chat_template_jinja(chat, chat.image_token);
+}
 
-std::string chat_template_jinja(const ChatTemplate& chat) {
+std::string chat_template_jinja(const ChatTemplate& chat, std::string_view image_token) {
   // A message as LLaVA's own code puts it: pictures, then text.
   const std::string words =
       "{% macro words(message) %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-      "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+      "{% for part in message['content'] %}{% if part['type'] == 'image' %}" +
+      std::string(image_token) +
+      "\n{% endif %}{% endfor %}"
       "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
       "{% endif %}{% endmacro %}";
   if (chat.name == "thinkvg")
     return "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
            "{% if message['content'] is string %}{{ message['content'] }}"
            "{% else %}{% for part in message['content'] %}"
-           "{% if part['type'] == 'image' or 'image' in part %}<|vision_start|><|image_pad|><|vision_end|>"
+           "{% if part['type'] == 'image' or 'image' in part %}<|vision_start|>" +
+           std::string(image_token) +
+           "<|vision_end|>"
            "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
   if (chat.name == "llava_v1")

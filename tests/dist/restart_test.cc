@@ -1,4 +1,6 @@
 // Jobs that lose a process, or the disk of one, and go on.
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
 #include "tests/dist/workers.h"
 #include "tests/support/oracle.h"
 #include "tests/support/tiny_run.h"
@@ -66,6 +68,26 @@ TEST(RestartDist, TorchrunBringsTheJobBack) {
              expected = json_lines(folder / "whole/metrics.jsonl");
   ASSERT_EQ(lines.size(), expected.size());
   for (std::size_t i = 0; i < lines.size(); ++i) EXPECT_EQ(lines[i]["loss"], expected[i]["loss"]) << i;
+}
+
+// torchrun's store outlives the processes: what the first life left there is not read by the second.
+TEST(RestartDist, ALauncherThatKeepsItsStoreCanStartTheJobAgain) {
+  c10d::TCPStoreOptions server;
+  server.port = 0;
+  server.isServer = true;
+  server.waitWorkers = false;
+  const auto store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", server);
+  const auto life = [&](const std::string& mode, int attempt) {
+    const Json settings = {{"fault", "error"}, {"rank", 1}, {"dist", {{"heartbeat_timeout", 2.0}}}};
+    return run_workers(
+        mode, 2, settings, 20,
+        {"/usr/bin/env", "TORCHELASTIC_USE_AGENT_STORE=True", "MASTER_PORT=" + std::to_string(store->getPort()),
+         "TORCHELASTIC_RESTART_COUNT=" + std::to_string(attempt)});
+  };
+  EXPECT_THAT(life("steps", 0).error(0), HasSubstr("the picture is damaged"));
+  const WorkersResult again = life("collectives", 1);
+  expect_success(again);
+  for (const Json& rank : again.ranks) EXPECT_EQ(rank.value("sum", Json()), Json({1.0, 1.0})) << rank.dump();
 }
 
 // A file that cannot be written to its end on one process ends all, says who and which file, and leaves the checkpoint

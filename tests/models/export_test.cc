@@ -183,7 +183,7 @@ TEST(Export, WrongSettingsAreNamed) {
     change(options);
     EXPECT_THAT([&] { plan_export(options); }, ThrowsMessage<std::invalid_argument>(HasSubstr(message)));
   };
-  expect([](ExportOptions& o) { o.dtype = "int8"; }, "keep, float32, bfloat16, float16, not 'int8'");
+  expect([](ExportOptions& o) { o.dtype = "int8"; }, "must be keep, float32, bfloat16 or float16, but is 'int8'");
   for (const char* size : {"5", "GB", "0GB", "-1GB", "5 GB", "5gb", "99999999GB"})
     expect([&](ExportOptions& o) { o.shard_size = size; }, "shard_size should be");
   expect([](ExportOptions& o) { o.out = ""; }, "a folder to write");
@@ -274,69 +274,74 @@ TEST(ExportOpenInTransformersParity, ProcessorsMakeTheSameIdsAndPixels) {
       {{text::Role::kUser, {text::MessagePart::image(), said("Is there an opacity, or a nodule (3 mm)?")}}});
 }
 
-// LLaVA's own layout with a tokenizer of so many pieces.
-fs::path released_llava(const fs::path& folder, const char* checkpoint) {
-  const fs::path data = fs::path(THINKVG_TEST_DATA) / "llava_med";
-  fs::create_directories(folder);
-  for (const char* name : {"tokenizer.model", "tokenizer_config.json"})
-    if (fs::exists(test::tiny_run().model / name)) fs::copy_file(test::tiny_run().model / name, folder / name);
+// A checkpoint in LLaVA's own layout with a tokenizer, read from `folder`/given and saved in `folder`/saved.
+// `has_patch_token`: its training had added <im_patch>.
+ModelBundle saved_llava(const fs::path& folder, const char* checkpoint, bool has_patch_token = false) {
+  const fs::path data = fs::path(THINKVG_TEST_DATA) / "llava_med", given = folder / "given";
+  fs::create_directories(given);
+  fs::create_directories(folder / "saved");
+  fs::copy_file(test::tiny_run().model / "tokenizer.model", given / "tokenizer.model");
   // The released settings name no template.
-  Json settings = read_json_file(folder / "tokenizer_config.json");
+  Json settings = read_json_file(test::tiny_run().model / "tokenizer_config.json");
   settings.erase("chat_template");
-  write_file_atomically(folder / "tokenizer_config.json", settings.dump());
-  const std::int64_t pieces = text::load_tokenizer(folder)->vocab_size();
+  write_file_atomically(given / "tokenizer_config.json", settings.dump());
+  std::int64_t pieces = text::load_tokenizer(given)->vocab_size();
+  if (has_patch_token) write_file_atomically(given / "added_tokens.json", Json({{"<im_patch>", pieces++}}).dump());
   Json config = read_json_file(data / checkpoint / "config.json");
   config["vocab_size"] = pieces;
   config["mm_vision_tower"] = (data / "tiny-clip").string();
-  write_file_atomically(folder / "config.json", config.dump());
+  write_file_atomically(given / "config.json", config.dump());
   NamedTensors weights;
   for (const auto& [name, tensor] : read_safetensors(data / checkpoint / "model.safetensors"))
     weights.emplace_back(name, name.ends_with("embed_tokens.weight") || name == "lm_head.weight"
                                    ? at::randn({pieces, tensor.size(1)})
                                    : tensor);
-  write_safetensors(weights, folder / "model.safetensors");
-  return folder;
+  write_safetensors(weights, given / "model.safetensors");
+  ModelBundle bundle = load_bundle(given);
+  save_bundle(bundle, folder / "saved");
+  return bundle;
 }
 
 TEST(Bundle, ReleasedLlavaIsSavedWithWhatItsLayoutLacked) {
-  const test::TemporaryFolder made;
   for (const char* checkpoint : {"v1", "v1_5"}) {
-    const ModelBundle bundle = load_bundle(released_llava(made / checkpoint, checkpoint));
-    const fs::path saved = made / (std::string(checkpoint) + "-saved");
-    fs::create_directories(saved);
-    save_bundle(bundle, saved);
-    const ModelBundle again = load_bundle(saved);
-    EXPECT_EQ(again.chat, bundle.chat);
-    const std::int64_t image = bundle.model->special_tokens().image;
-    EXPECT_EQ(again.model->special_tokens().image, image);
-    EXPECT_EQ(image, bundle.tokenizer->vocab_size());
-    EXPECT_EQ(again.tokenizer->token_id("<image>"), image);
-    EXPECT_EQ(read_json_file(saved / "processor_config.json").at("processor_class"), "LlavaProcessor");
-    auto texts = bundle_content(again).texts, expected = bundle_content(bundle).texts;
-    for (const char* name : {"config.json", "tokenizer.model"}) {  // the end token as one of a list; long
-      texts.erase(name);
-      expected.erase(name);
+    for (const bool has_patch_token : {false, true}) {
+      const test::TemporaryFolder made;
+      const ModelBundle bundle = saved_llava(made.path(), checkpoint, has_patch_token);
+      const ModelBundle again = load_bundle(made / "saved");
+      const char* name = has_patch_token ? "<im_patch>" : "<image>";
+      EXPECT_EQ(again.chat, bundle.chat);
+      const std::int64_t image = bundle.model->special_tokens().image;
+      EXPECT_EQ(again.model->special_tokens().image, image);
+      EXPECT_EQ(again.tokenizer->vocab_size(), image + 1);
+      EXPECT_EQ(again.tokenizer->token_id(name), image);
+      const Json processor = read_json_file(made / "saved/processor_config.json");
+      EXPECT_EQ(processor.at("processor_class"), "LlavaProcessor");
+      EXPECT_EQ(processor.at("image_token"), name);
+      EXPECT_THAT(read_file(made / "saved/chat_template.jinja"), HasSubstr(name));
+      EXPECT_EQ(&text::load_chat_template(made / "saved"), bundle.chat);
+      auto texts = bundle_content(again).texts, expected = bundle_content(bundle).texts;
+      texts.erase("config.json");  // the end token as one of a list
+      expected.erase("config.json");
+      EXPECT_TRUE(texts == expected);
     }
-    EXPECT_EQ(texts, expected);
   }
 }
 
 TEST(ExportOpenInTransformersParity, ReleasedLlavaHasAProcessorThere) {
   const test::Oracle oracle = test::find_oracle("torch torchvision transformers");
   if (oracle.python.empty()) GTEST_SKIP() << oracle.reason;
-  const test::TemporaryFolder made;
+  const text::Message question{text::Role::kUser, {text::MessagePart::image(), said("Is there an opacity?")}};
   for (const char* checkpoint : {"v1", "v1_5"}) {
-    const ModelBundle bundle = load_bundle(released_llava(made / checkpoint, checkpoint));
-    const fs::path saved = made / (std::string(checkpoint) + "-saved");
-    fs::create_directories(saved);
-    save_bundle(bundle, saved);
-    const text::Message question{text::Role::kUser, {text::MessagePart::image(), said("Is there an opacity?")}};
-    expect_same_in_transformers(oracle.python, bundle, saved, {question});
-    expect_same_in_transformers(oracle.python, bundle, saved,
-                                {{text::Role::kSystem, {said("Be brief.")}},
-                                 question,
-                                 {text::Role::kAssistant, {said("Yes.")}},
-                                 {text::Role::kUser, {said("Where?")}}});
+    for (const bool has_patch_token : {false, true}) {
+      const test::TemporaryFolder made;
+      const ModelBundle bundle = saved_llava(made.path(), checkpoint, has_patch_token);
+      expect_same_in_transformers(oracle.python, bundle, made / "saved",
+                                  {{text::Role::kSystem, {said("Be brief.")}},
+                                   question,
+                                   {text::Role::kAssistant, {said("Yes.")}},
+                                   {text::Role::kUser, {said("Where?")}}});
+      if (!has_patch_token) expect_same_in_transformers(oracle.python, bundle, made / "saved", {question});
+    }
   }
 }
 

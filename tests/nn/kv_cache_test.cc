@@ -140,21 +140,90 @@ TEST(PagedAttention, TokensBeforeTheFirstAreNotSeen) {
     std::vector<float> scratch(static_cast<std::size_t>(cpu::paged_scratch(1, kWidth, kLength)));
     at::Tensor output = at::empty({1, kWidth});
     const cpu::PagedRow row{query.const_data_ptr(), pages.data(), first, kLength, output.mutable_data_ptr()};
-    cpu::paged_attention_rows({.keys = key.const_data_ptr(),
-                               .values = value.const_data_ptr(),
-                               .is_bf16 = false,
-                               .head = 0,
-                               .num_heads = 1,
-                               .group = 1,
-                               .width = kWidth,
-                               .rows = &row,
-                               .num_rows = 1,
-                               .num_shared = 0,
-                               .scratch = scratch.data()});
     const at::Tensor seen_keys = keys.narrow(0, first, kLength - first);
     const at::Tensor expected = at::softmax(query.matmul(seen_keys.t()) / std::sqrt(static_cast<double>(kWidth)), -1)
                                     .matmul(values.narrow(0, first, kLength - first));
-    EXPECT_LT((output - expected).abs().max().item<double>(), 3e-6) << first;
+    for (const cpu::PagedKernel& kernel : cpu::paged_kernels()) {
+      output.fill_(NAN);
+      kernel.attend({.keys = key.const_data_ptr(),
+                     .values = value.const_data_ptr(),
+                     .is_bf16 = false,
+                     .head = 0,
+                     .num_heads = 1,
+                     .group = 1,
+                     .width = kWidth,
+                     .rows = &row,
+                     .num_rows = 1,
+                     .num_shared = 0,
+                     .scratch = scratch.data()});
+      EXPECT_LT((output - expected).abs().max().item<double>(), 3e-6) << first << ' ' << kernel.instruction_set;
+    }
+  }
+}
+
+// All kernels that this processor can run; five rows, so that blocks of queries have a rest.
+TEST(PagedAttention, EveryKernelComputesRowsThatSharePagesAsAlone) {
+  constexpr std::int64_t kHeads = 2, kGroup = 3, kRows = 5, kShared = 10, kLongest = 200;
+  for (const std::int64_t width : {20, 64, 144}) {
+    at::manual_seed(6);
+    const at::Tensor key = at::randn({kShared + 3 * kRows, kHeads, width, kPage}),
+                     value = at::randn({kShared + 3 * kRows, kHeads, kPage, width}),
+                     query = at::randn({kRows, kGroup, width});
+    for (const cpu::PagedKernel& kernel : cpu::paged_kernels()) {
+      SCOPED_TRACE(kernel.instruction_set);
+      std::vector<float> scratch(static_cast<std::size_t>(cpu::paged_scratch(kRows * kGroup, width, kLongest)));
+      const at::Tensor together = at::full({kRows, kGroup, width}, NAN), alone = at::full_like(together, NAN),
+                       sums = at::full({kRows, kGroup}, NAN);
+      std::vector<std::vector<std::int64_t>> pages(kRows);
+      const auto rows_to = [&](const at::Tensor& output) {
+        std::vector<cpu::PagedRow> rows;
+        for (std::int64_t r = 0; r < kRows; ++r) {
+          const std::int64_t length = kShared * kPage + std::min<std::int64_t>(9 * r, kLongest - kShared * kPage);
+          rows.push_back({query[r].const_data_ptr(), pages[static_cast<std::size_t>(r)].data(), 0, length,
+                          output[r].mutable_data_ptr(), sums[r].mutable_data_ptr<float>()});
+        }
+        return rows;
+      };
+      for (std::int64_t r = 0; r < kRows; ++r) {
+        std::vector<std::int64_t>& own = pages[static_cast<std::size_t>(r)];
+        for (std::int64_t page = 0; page < kShared; ++page) own.push_back((7 * page) % kShared);
+        for (std::int64_t page = 0; page < 3; ++page) own.push_back(kShared + 3 * r + page);
+      }
+      cpu::PagedRows work{.keys = key.const_data_ptr(),
+                          .values = value.const_data_ptr(),
+                          .is_bf16 = false,
+                          .head = 1,
+                          .num_heads = kHeads,
+                          .group = kGroup,
+                          .width = width,
+                          .rows = nullptr,
+                          .num_rows = kRows,
+                          .num_shared = kShared,
+                          .scratch = scratch.data()};
+      const std::vector<cpu::PagedRow> shared_rows = rows_to(together);
+      work.rows = shared_rows.data();
+      kernel.attend(work);
+      const at::Tensor sums_together = sums.clone();
+      work.num_rows = 1;
+      work.num_shared = 0;
+      for (const cpu::PagedRow& row : rows_to(alone)) {
+        work.rows = &row;
+        kernel.attend(work);
+      }
+      EXPECT_TRUE(together.equal(alone));
+      EXPECT_TRUE(sums_together.equal(sums));
+      for (std::int64_t r = 0; r < kRows; ++r) {
+        const std::int64_t length = shared_rows[static_cast<std::size_t>(r)].length;
+        const at::Tensor order = at::tensor(pages[static_cast<std::size_t>(r)], at::kLong);
+        const at::Tensor keys = key.select(1, 1).index_select(0, order).transpose(1, 2).reshape({-1, width}),
+                         values = value.select(1, 1).index_select(0, order).reshape({-1, width});
+        const at::Tensor scores =
+            query[r].matmul(keys.narrow(0, 0, length).t()).to(at::kDouble) / std::sqrt(static_cast<double>(width));
+        const at::Tensor expected = at::softmax(scores, -1).matmul(values.narrow(0, 0, length).to(at::kDouble));
+        EXPECT_LT((alone[r] - expected).abs().max().item<double>(), 1e-5);
+        EXPECT_LT((sums[r] - at::logsumexp(scores, {-1})).abs().max().item<double>(), 1e-5);
+      }
+    }
   }
 }
 

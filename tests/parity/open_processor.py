@@ -2,9 +2,9 @@
 question about a picture.
 
 Usage: python tests/parity/open_processor.py MODEL_FOLDER
-The folder holds processed.safetensors, too: picture [H, W, 3] uint8, pixel_values [P, width] or pictures in rows of
-patches, ids [T] of the conversation; and processed.json with the conversation's messages. Exit code 0: AutoProcessor opens the folder,
-and ids and pixels are equal.
+The folder holds processed.safetensors, too: picture [H, W, 3] uint8, pixel_values [P, width] in rows of patches, ids [T]
+of the conversation; and processed.json with the conversation's messages. Exit code 0: AutoProcessor opens the folder, and
+ids and pixels are equal.
 """
 
 import json

@@ -362,12 +362,14 @@ TEST_F(PipelineEndToEnd, AKilledEvaluationGoesOnWhereItStopped) {
 
   // Answers of other settings are not taken.
   std::vector<std::string> other = eval("eval-other");
-  other.insert(other.end(), {"--shuffle_pictures", "true"});
+  other.insert(other.end(), {"--shuffle_pictures", "true", "--dtype", "bfloat16"});
   std::filesystem::create_directories(path("eval-other"));
   write_file_atomically(path("eval-other/answers.partial.jsonl"), "{\"key\":\"of another\"}\n");
   expect_done(run(other));
   EXPECT_NE(read_file(path("eval-other/predictions.jsonl")), read_file(path("eval-whole/predictions.jsonl")));
   EXPECT_EQ(read_json_file(path("eval-other/metrics.json"))["shuffled_pictures"], true);
+  EXPECT_EQ(read_json_file(path("eval-other/metrics.json"))["dtype"], "bfloat16");
+  EXPECT_FALSE(whole.contains("dtype"));
   const auto first_line = [](const std::string& file) {
     const std::string text = read_file(path(file));
     return Json::parse(text.substr(0, text.find('\n')));
@@ -395,6 +397,19 @@ TEST_F(PipelineEndToEnd, AnswersAQuestionAboutAPicture) {
   const ProcessResult again = run({"generate", "--model", path("sft"), "--image", picture, "--question",
                                    "Where is the nodule?", "--json", "--max_new_tokens", "30"});
   EXPECT_EQ(Json::parse(again.out)["ids"], document["ids"]);
+  // Rounded weights: nearly the same probability, not the same.
+  for (const char* dtype : {"bfloat16", "float16"}) {
+    const ProcessResult rounded = run({"generate", "--model", path("sft"), "--image", picture, "--question",
+                                       "Where is the nodule?", "--json", "--max_new_tokens", "1", "--dtype", dtype});
+    expect_done(rounded);
+    const Json got = Json::parse(rounded.out);
+    const double before = document["logprobs"][0].get<double>(), after = got["logprobs"][0].get<double>();
+    EXPECT_NE(after, before) << dtype;
+    EXPECT_NEAR(after, before, 0.1) << dtype;
+  }
+  expect_failure(run({"generate", "--model", path("sft"), "--image", picture, "--question", "?", "--dtype", "int8"}), 2,
+                 {"dtype must be float32, bfloat16 or float16, but is 'int8'"});
+  expect_failure(run({"serve", "--model", path("sft"), "--dtype", "half"}), 2, {"dtype must be", "'half'"});
 }
 
 TEST_F(PipelineEndToEnd, AnswersADataSetAndGoesOnWhereItStopped) {

@@ -103,7 +103,8 @@ Evaluation evaluate(const EvalOptions& options, const Judge& judge = {});
 Evaluation evaluate(const EvalOptions& options, dist::ProcessGroup& group, const Judge& judge = {});
 
 // The same with a model at hand, whose present weights are used and not changed: for scoring while training. The
-// answers of a batch are computed without gradient. `options.model` is only a name here, and nothing is resumed.
+// answers of a batch are computed without gradient. `options.model` is only a name here, `options.dtype` is
+// not used, and nothing is resumed.
 Evaluation evaluate(const models::ModelBundle& bundle, const EvalOptions& options, const Judge& judge = {});
 
 // The same with questions at hand, whose pictures are below options.images; options.data, options.limit and

@@ -54,10 +54,10 @@ struct MachineSpeed {
 
 // One row of the table: the same work, timed again and again.
 struct BenchmarkRow {
-  std::string name;             // "prefill", "decode", "rollout", "training pass"
-  std::int64_t batch = 1;       // sequences side by side
-  double num_tokens = 0;        // of one repeat
-  std::vector<double> seconds;  // of each repeat
+  std::string name;                  // "prefill", "decode", "rollout", "training pass"
+  std::int64_t batch = 1;            // sequences side by side
+  double num_tokens = 0;             // of one repeat
+  std::vector<double> seconds = {};  // of each repeat
   // Seconds that the machine's speed asks for at least: weights, keys and values read once a step at gigabytes_per_s,
   // or the multiplications at gigaflops_per_s, whichever takes longer. Of the
   // model's own weights: those of fewer bits (engine.quantization) may beat it.

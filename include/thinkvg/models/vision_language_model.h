@@ -106,9 +106,10 @@ class VisionLanguageModel : public torch::nn::Module {
   std::shared_ptr<const nn::QuantizedWeight> quantized_head_;
 };
 
-// A setting that names a dtype: float32, bfloat16, float16, or nothing for that of the folder. Throws
+// A setting that names a dtype: float32, bfloat16, float16, or `own` for that of the folder. Throws
 // std::invalid_argument.
-std::optional<at::ScalarType> dtype_setting(const std::string& name);
+std::optional<at::ScalarType> dtype_setting(const std::string& name, const std::string& own = "");
+std::string dtype_name(at::ScalarType type);  // as config.json says it
 inline constexpr const char* kDtypeHelp = "Of the weights: float32, bfloat16 or float16; empty: that of the folder.";
 
 // Reads config.json and all weights of a model folder (model.safetensors, or the shards of

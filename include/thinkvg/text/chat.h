@@ -68,6 +68,8 @@ struct ChatTemplate {
 // llava_med      LLaVA-Med v1.5 as released: conversation `mistral_instruct`
 // gemma3         Gemma 3, MedGemma
 const std::vector<ChatTemplate>& chat_templates();
+// What LLaVA's own training may have added to its vocabulary for the pieces of a picture.
+inline constexpr std::string_view kPatchToken = "<im_patch>";
 // Throws std::invalid_argument that lists the known names.
 const ChatTemplate& chat_template(std::string_view name);
 // The template of a model folder: the known one whose Jinja text the folder carries (chat_template.jinja,
@@ -107,8 +109,8 @@ Prompt chat_prompt(const Tokenizer& tokenizer, const std::string& system, const 
 std::vector<std::int64_t> chat_answer(const Tokenizer& tokenizer, const std::string& answer);
 
 // The Jinja form of a template that no released folder carries, for transformers: thinkvg, llava_v1, llava_med; empty
-// for others. It renders what `render` does, pictures as the image token.
-std::string chat_template_jinja(const ChatTemplate& chat);
+// for others. It renders what `render` does, a picture as `image_token`.
+std::string chat_template_jinja(const ChatTemplate& chat, std::string_view image_token);
 std::string chat_template_jinja();  // of thinkvg
 
 }  // namespace thinkvg::text

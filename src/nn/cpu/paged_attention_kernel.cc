@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "nn/cpu/vectors.h"
 
@@ -211,8 +212,6 @@ template <int kQueries>
     attend_rows<kQueries, float>(rows);
 }
 
-using Kernel = void (*)(const PagedRows&);
-
 void attend_base(const PagedRows& rows) { attend_any<1>(rows); }
 #ifdef __x86_64__
 [[gnu::target("avx2,fma")]] void attend_avx2(const PagedRows& rows) { attend_any<2>(rows); }
@@ -221,22 +220,26 @@ void attend_base(const PagedRows& rows) { attend_any<1>(rows); }
 }
 #endif
 
-Kernel choose_kernel() {
+std::vector<PagedKernel> find_kernels() {
+  std::vector<PagedKernel> found;
 #ifdef __x86_64__
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
-    return attend_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return attend_avx2;
+    found.push_back({"AVX-512", attend_avx512});
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back({"AVX2", attend_avx2});
 #endif
-  return attend_base;
+  found.push_back({"portable", attend_base});
+  return found;
 }
 
 }  // namespace
 
-void paged_attention_rows(const PagedRows& rows) {
-  static const Kernel kChosen = choose_kernel();
-  kChosen(rows);
+std::span<const PagedKernel> paged_kernels() {
+  static const std::vector<PagedKernel> kFound = find_kernels();
+  return kFound;
 }
+
+void paged_attention_rows(const PagedRows& rows) { paged_kernels().front().attend(rows); }
 
 std::int64_t paged_scratch(std::int64_t num_queries, std::int64_t width, std::int64_t longest) {
   return num_queries * (padded(longest) + width + padded(width));

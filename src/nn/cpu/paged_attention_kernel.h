@@ -3,6 +3,7 @@
 // Plain C++, so that the kernel's source needs no LibTorch headers and can be compiled for several instruction sets.
 
 #include <cstdint>
+#include <span>
 
 namespace thinkvg::nn::cpu {
 
@@ -35,7 +36,14 @@ struct PagedRows {
   std::int64_t num_shared;
   float* scratch;  // paged_scratch(num_rows * group, width, longest length) numbers
 };
-void paged_attention_rows(const PagedRows& rows);
+void paged_attention_rows(const PagedRows& rows);  // by the fastest kernel
 std::int64_t paged_scratch(std::int64_t num_queries, std::int64_t width, std::int64_t longest);
+
+struct PagedKernel {
+  const char* instruction_set;
+  void (*attend)(const PagedRows&);
+};
+// Those that this processor can run, the fastest first, the portable one last.
+std::span<const PagedKernel> paged_kernels();
 
 }  // namespace thinkvg::nn::cpu
