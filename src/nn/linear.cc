@@ -9,6 +9,7 @@
 
 #include "nn/cpu/layer_kernel.h"
 #include "nn/cpu/linear_kernel.h"
+#include "nn/cpu/processor.h"
 #include "nn/cpu/quantized_kernel.h"
 #include "nn/inference.h"
 #include "thinkvg/nn/exact.h"
@@ -56,24 +57,26 @@ bool takes_rows(const at::Tensor& input, const LinearWeights& part) {
 }
 
 bool takes_wide(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
-  static const bool kSlowBf16 = !cpu::has_bf16_matrices();
+  static const bool kSlowBf16 = !cpu::has_fast_bf16_products();
   return kSlowBf16 && input.scalar_type() == at::kBFloat16 && input.numel() > kFewRows * input.size(-1) &&
          is_plain(input, weight, bias);
 }
 
-// A layer's input as dense rows of fp32, or of 8 bits for quantised weights of so many bits.
+// A layer's input as dense rows of fp32, or of bf16 where the kernels take them, or of 8 bits for quantised weights of
+// so many bits.
 class InputRows {
  public:
   explicit InputRows(const at::Tensor& input, int quantized_bits = 0)
       : width(input.size(-1)), num_rows(input.numel() / width), bits(quantized_bits) {
     held_ = input.contiguous();
-    if (held_.scalar_type() == at::kBFloat16) {
+    is_bf16 = held_.scalar_type() == at::kBFloat16 && bits == 0 && cpu::multiplies_bf16();
+    if (held_.scalar_type() == at::kBFloat16 && !is_bf16) {
       const at::Tensor wide = at::empty(held_.sizes(), held_.options().dtype(at::kFloat));
       cpu::widen(static_cast<const std::uint16_t*>(held_.const_data_ptr()), wide.mutable_data_ptr<float>(),
                  held_.numel());
       held_ = wide;
     }
-    data = held_.const_data_ptr<float>();
+    data = held_.const_data_ptr();
     if (bits > 0) quantize();
   }
 
@@ -83,7 +86,8 @@ class InputRows {
   std::int64_t width;
   std::int64_t num_rows;
   int bits;  // 0: as they are
-  const float* data;
+  bool is_bf16 = false;
+  const void* data;  // fp32, or bf16
   const std::int8_t* values = nullptr;
   const float* scales = nullptr;
   const std::int32_t* sums = nullptr;
@@ -97,7 +101,7 @@ class InputRows {
     auto* to_scales = reinterpret_cast<float*>(to + num_rows * padded);
     auto* to_sums = reinterpret_cast<std::int32_t*>(to_scales + num_rows * groups);
     share_out(num_rows, kInputsPerThread / width + 1, [&](std::int64_t begin, std::int64_t end) {
-      cpu::quantized_kernels()[0].quantize_inputs({.input = data + begin * width,
+      cpu::quantized_kernels()[0].quantize_inputs({.input = static_cast<const float*>(data) + begin * width,
                                                    .num_rows = end - begin,
                                                    .width = width,
                                                    .bits = bits,
@@ -143,6 +147,7 @@ void sum_rows(const InputRows& input, const LinearWeights& part, std::int64_t be
                                           .out_stride = stride});
   else
     cpu::linear_rows({.input = input.data,
+                      .input_is_bf16 = input.is_bf16,
                       .weight = part.weight.const_data_ptr(),
                       .is_bf16 = part.weight.scalar_type() == at::kBFloat16,
                       .num_rows = input.num_rows,

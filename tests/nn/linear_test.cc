@@ -107,7 +107,8 @@ TEST(Linear, ManyRowsOfBf16EqualTheProductInDoublePrecision) {
     }
     const at::NoGradGuard no_grad;
     EXPECT_TRUE(linear(input, weight, bias).equal(got));
-    EXPECT_LE(largest_error(linear(input, weight, bias, residual), exact + residual.to(at::kDouble)), 0x1p-8 + 1e-5);
+    // LibTorch's own products, where the processor has fast ones of bf16, are rounded before the residual comes on top.
+    EXPECT_LE(largest_error(linear(input, weight, bias, residual), exact + residual.to(at::kDouble)), 0x1p-7 + 1e-5);
     EXPECT_LE(largest_error(nn::linear(input, weight), at::linear(wide_input, wide_weight)), 0x1p-8 + 1e-5);
   }
 }

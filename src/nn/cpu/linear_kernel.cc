@@ -1,7 +1,7 @@
 #include "nn/cpu/linear_kernel.h"
 
 #ifdef __x86_64__
-#include <cpuid.h>
+#include <immintrin.h>
 #endif
 
 #include <algorithm>
@@ -33,26 +33,8 @@ constexpr std::int64_t kInputFloats = 192 * 1024;
   std::memcpy(to, &out, sizeof out);
 }
 
-// kOut x kIn dot products at a time: each loaded vector is used several times.
-template <int kOut, int kIn, class Number>
-[[gnu::always_inline]] inline void tile(const float* x, const Number* w, std::int64_t width, float* out,
-                                        std::int64_t out_stride) {
-  Floats sums[kOut][kIn] = {};
-  std::int64_t k = 0;
-  for (; k + kLanes <= width; k += kLanes) {
-    Floats weights[kOut];
-    for (int e = 0; e < kOut; ++e) weights[e] = load(w + e * width + k);
-    for (int m = 0; m < kIn; ++m) {
-      const Floats values = load(x + m * width + k);
-      for (int e = 0; e < kOut; ++e) sums[e][m] += values * weights[e];
-    }
-  }
-  if (k < width) {
-    for (int m = 0; m < kIn; ++m) {
-      const Floats values = load_part(x + m * width + k, width - k);
-      for (int e = 0; e < kOut; ++e) sums[e][m] += values * load_part(w + e * width + k, width - k);
-    }
-  }
+template <int kOut, int kIn>
+[[gnu::always_inline]] inline void store_tile(const Floats (&sums)[kOut][kIn], float* out, std::int64_t out_stride) {
   for (int m = 0; m < kIn; ++m) {
     if constexpr (kOut == 4)
       store_sums(out + m * out_stride, {sums[0][m], sums[1][m], sums[2][m], sums[3][m]});
@@ -61,41 +43,110 @@ template <int kOut, int kIn, class Number>
   }
 }
 
+// kOut x kIn dot products at a time: each loaded vector is used several times. The numbers are multiplied as fp32.
+template <class Number>
+struct WideTile {
+  using Input = float;
+  using Weight = Number;
+
+  template <int kOut, int kIn>
+  [[gnu::always_inline]] static void run(const float* x, const Number* w, std::int64_t width, float* out,
+                                         std::int64_t out_stride) {
+    Floats sums[kOut][kIn] = {};
+    std::int64_t k = 0;
+    for (; k + kLanes <= width; k += kLanes) {
+      Floats weights[kOut];
+      for (int e = 0; e < kOut; ++e) weights[e] = load(w + e * width + k);
+      for (int m = 0; m < kIn; ++m) {
+        const Floats values = load(x + m * width + k);
+        for (int e = 0; e < kOut; ++e) sums[e][m] += values * weights[e];
+      }
+    }
+    if (k < width) {
+      for (int m = 0; m < kIn; ++m) {
+        const Floats values = load_part(x + m * width + k, width - k);
+        for (int e = 0; e < kOut; ++e) sums[e][m] += values * load_part(w + e * width + k, width - k);
+      }
+    }
+    store_tile(sums, out, out_stride);
+  }
+};
+
+#ifdef __x86_64__
+#define THINKVG_BF16_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma"
+
+// The same of bf16 numbers as they are, two by two.
+struct PairTile {
+  using Input = std::uint16_t;
+  using Weight = std::uint16_t;
+  static constexpr std::int64_t kPairLanes = 2 * kLanes;
+
+  [[gnu::always_inline]] static __m512bh load_pairs(const std::uint16_t* at, std::int64_t count) {
+    __m512bh pairs{};
+    std::memcpy(&pairs, at, static_cast<std::size_t>(count) * sizeof *at);
+    return pairs;
+  }
+
+  template <int kOut, int kIn>
+  [[gnu::target(THINKVG_BF16_TARGET)]] static void run(const std::uint16_t* x, const std::uint16_t* w,
+                                                       std::int64_t width, float* out, std::int64_t out_stride) {
+    Floats sums[kOut][kIn] = {};
+    std::int64_t k = 0;
+    for (; k + kPairLanes <= width; k += kPairLanes) {
+      __m512bh weights[kOut];
+      for (int e = 0; e < kOut; ++e) weights[e] = load_pairs(w + e * width + k, kPairLanes);
+      for (int m = 0; m < kIn; ++m) {
+        const __m512bh values = load_pairs(x + m * width + k, kPairLanes);
+        for (int e = 0; e < kOut; ++e) sums[e][m] = _mm512_dpbf16_ps(sums[e][m], values, weights[e]);
+      }
+    }
+    if (k < width) {
+      for (int m = 0; m < kIn; ++m) {
+        const __m512bh values = load_pairs(x + m * width + k, width - k);
+        for (int e = 0; e < kOut; ++e)
+          sums[e][m] = _mm512_dpbf16_ps(sums[e][m], values, load_pairs(w + e * width + k, width - k));
+      }
+    }
+    store_tile(sums, out, out_stride);
+  }
+};
+#endif
+
 // All rows of x against kOut rows of the weight.
-template <int kOut, int kIn, class Number>
+template <int kOut, int kIn, class Tile>
 [[gnu::always_inline]] inline void strip(const LinearRows& rows, std::int64_t first, std::int64_t last,
                                          std::int64_t e) {
-  const Number* w = static_cast<const Number*>(rows.weight) + e * rows.width;
-  const auto at = [&](std::int64_t m) { return rows.input + m * rows.width; };
+  const auto* w = static_cast<const typename Tile::Weight*>(rows.weight) + e * rows.width;
+  const auto at = [&](std::int64_t m) { return static_cast<const typename Tile::Input*>(rows.input) + m * rows.width; };
   const auto to = [&](std::int64_t m) { return rows.out + m * rows.out_stride + e - rows.begin; };
   std::int64_t m = first;
-  for (; m + kIn <= last; m += kIn) tile<kOut, kIn>(at(m), w, rows.width, to(m), rows.out_stride);
+  for (; m + kIn <= last; m += kIn) Tile::template run<kOut, kIn>(at(m), w, rows.width, to(m), rows.out_stride);
   if constexpr (kIn > 4) {
-    for (; m + 4 <= last; m += 4) tile<kOut, 4>(at(m), w, rows.width, to(m), rows.out_stride);
+    for (; m + 4 <= last; m += 4) Tile::template run<kOut, 4>(at(m), w, rows.width, to(m), rows.out_stride);
   }
   if constexpr (kIn > 2) {
-    for (; m + 2 <= last; m += 2) tile<kOut, 2>(at(m), w, rows.width, to(m), rows.out_stride);
+    for (; m + 2 <= last; m += 2) Tile::template run<kOut, 2>(at(m), w, rows.width, to(m), rows.out_stride);
   }
-  for (; m < last; ++m) tile<kOut, 1>(at(m), w, rows.width, to(m), rows.out_stride);
+  for (; m < last; ++m) Tile::template run<kOut, 1>(at(m), w, rows.width, to(m), rows.out_stride);
 }
 
-template <int kOut, int kIn, class Number>
+template <int kOut, int kIn, class Tile>
 [[gnu::always_inline]] inline void all_strips(const LinearRows& rows) {
   const std::int64_t block = std::max<std::int64_t>(kIn, kInputFloats / rows.width / kIn * kIn);
   for (std::int64_t first = 0; first < rows.num_rows; first += block) {
     const std::int64_t last = std::min(rows.num_rows, first + block);
     std::int64_t e = rows.begin;
-    for (; e + kOut <= rows.end; e += kOut) strip<kOut, kIn, Number>(rows, first, last, e);
-    for (; e < rows.end; ++e) strip<1, kIn, Number>(rows, first, last, e);
+    for (; e + kOut <= rows.end; e += kOut) strip<kOut, kIn, Tile>(rows, first, last, e);
+    for (; e < rows.end; ++e) strip<1, kIn, Tile>(rows, first, last, e);
   }
 }
 
 template <int kOut, int kIn>
 [[gnu::always_inline]] inline void linear_of(const LinearRows& rows) {
   if (rows.is_bf16)
-    all_strips<kOut, kIn, std::uint16_t>(rows);
+    all_strips<kOut, kIn, WideTile<std::uint16_t>>(rows);
   else
-    all_strips<kOut, kIn, float>(rows);
+    all_strips<kOut, kIn, WideTile<float>>(rows);
 }
 
 [[gnu::always_inline]] inline void widen_all(const std::uint16_t* from, float* to, std::int64_t count) {
@@ -144,6 +195,16 @@ struct Avx512 {
     narrow_all(from, to, count);
   }
 };
+// With dot products of bf16 besides.
+struct Avx512Bf16 : Avx512 {
+  [[gnu::target(THINKVG_BF16_TARGET)]] static void linear(const LinearRows& rows) {
+    if (rows.input_is_bf16)
+      all_strips<4, 6, PairTile>(rows);
+    else
+      Avx512::linear(rows);
+  }
+};
+#undef THINKVG_BF16_TARGET
 #endif
 
 template <class Set>
@@ -155,7 +216,7 @@ Kernels choose_kernels() {
 #ifdef __x86_64__
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
-    return kernels_of<Avx512>();
+    return multiplies_bf16() ? kernels_of<Avx512Bf16>() : kernels_of<Avx512>();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_of<Avx2>();
 #endif
   return kernels_of<Base>();
@@ -168,13 +229,12 @@ const Kernels& kernels() {
 
 }  // namespace
 
-bool has_bf16_matrices() {
+bool multiplies_bf16() {
 #ifdef __x86_64__
-  unsigned int a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned int kFeatures = 7, kAmxBf16 = 1U << 22U;
-  return __get_cpuid_count(kFeatures, 0, &a, &b, &c, &d) != 0 && (d & kAmxBf16) != 0;
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #else
-  return true;  // not known: LibTorch's own choice
+  return false;
 #endif
 }
 

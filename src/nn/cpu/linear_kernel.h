@@ -6,11 +6,12 @@
 
 namespace thinkvg::nn::cpu {
 
-// Rows x [M, D] (fp32, dense) against rows [begin, end) of a weight W [E, D] (fp32 or bf16, dense):
-// out[m, e] = x[m] . W[e], fp32. Each number is added up in an order that depends on D alone: it is the same to the bit
-// for every M, begin and end.
+// Rows x [M, D] (dense, fp32; bf16 where multiplies_bf16() and W is bf16) against rows [begin, end) of a weight W [E,
+// D] (fp32 or bf16, dense): out[m, e] = x[m] . W[e], fp32. Each number is added up in an order that depends on D alone:
+// it is the same to the bit for every M, begin and end.
 struct LinearRows {
-  const float* input = nullptr;
+  const void* input = nullptr;
+  bool input_is_bf16 = false;
   const void* weight = nullptr;
   bool is_bf16 = false;       // the weight
   std::int64_t num_rows = 0;  // M
@@ -21,13 +22,11 @@ struct LinearRows {
   std::int64_t out_stride = 0;
 };
 void linear_rows(const LinearRows& rows);
+// Whether bf16 numbers need not be made fp32 first: the processor has dot products of them (AVX512_BF16).
+bool multiplies_bf16();
 
 // bf16 to fp32 and back, rounded to nearest even.
 void widen(const std::uint16_t* from, float* to, std::int64_t count);
 void narrow(const float* from, std::uint16_t* to, std::int64_t count);
-
-// Whether the processor multiplies bf16 matrices faster than fp32 ones (x86 with AMX). Dot products of bf16 alone
-// (AVX512_BF16) run at half the speed of fp32's.
-bool has_bf16_matrices();
 
 }  // namespace thinkvg::nn::cpu
