@@ -19,7 +19,9 @@ int run_eval(const Arguments& arguments) {
   if (options.judge.is_given()) {
     generation::EngineOptions judging = options.engine;
     judging.quantization = "none";  // grades must not change with the setting of the model that is graded
-    judge = eval::make_answer_judge(options.judge, rl::reward_resources(judging).local_judge);
+    judge = eval::make_answer_judge(
+        options.judge,
+        rl::reward_resources(judging, nn::device_setting(options.device, group->local_rank())).local_judge);
   }
   const eval::Evaluation evaluation = eval::evaluate(options, *group, judge);
   if (!group->is_main()) return 0;

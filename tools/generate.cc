@@ -19,6 +19,7 @@
 #include "thinkvg/grounding/response.h"
 #include "thinkvg/grounding/sentences.h"
 #include "thinkvg/image/picture.h"
+#include "thinkvg/nn/device.h"
 #include "tools/commands.h"
 
 namespace thinkvg::tools {
@@ -29,6 +30,7 @@ namespace fs = std::filesystem;
 struct GenerateOptions {
   std::string model;
   std::string dtype;
+  std::string device = "auto";
   std::vector<std::string> image;
   std::string question;
   data::DataOptions data;
@@ -50,6 +52,7 @@ struct GenerateOptions {
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
     v.setting("dtype", dtype, models::kDtypeHelp);
+    v.setting("device", device, nn::kDeviceHelp);
     v.setting("image", image, "Picture to ask about (JPEG, PNG, DICOM), or several, separated by commas.");
     v.setting("question", question, "What to ask.");
     v.section("data", data, "Instead of picture and question: a data set whose questions are asked.");
@@ -121,7 +124,8 @@ class Generator {
   explicit Generator(const GenerateOptions& options)
       : options_(options),
         shown_(grounding::BoxFrame::parse(options.frame)),
-        builder_(models::load_bundle(models::resolve_model_folder(options.model), models::dtype_setting(options.dtype)),
+        builder_(models::load_bundle(models::resolve_model_folder(options.model), models::dtype_setting(options.dtype),
+                                     nn::device_setting(options.device)),
                  {options.pictures, 512}),
         engine_(builder_.bundle(), options.engine) {}
 

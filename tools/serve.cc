@@ -4,6 +4,7 @@
 
 #include "thinkvg/core/interrupt.h"
 #include "thinkvg/core/log.h"
+#include "thinkvg/nn/device.h"
 #include "thinkvg/serve/engine_backend.h"
 #include "thinkvg/serve/server.h"
 #include "tools/commands.h"
@@ -14,6 +15,7 @@ namespace {
 struct ServeCommandOptions {
   std::string model;
   std::string dtype;
+  std::string device = "auto";
   serve::ServeOptions serve;
   generation::EngineOptions engine;
   std::int64_t feature_cache_mb = 512;
@@ -21,6 +23,7 @@ struct ServeCommandOptions {
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, adapter, or run folder (its newest checkpoint).");
     v.setting("dtype", dtype, models::kDtypeHelp);
+    v.setting("device", device, nn::kDeviceHelp);
     serve.visit(v);
     v.setting("feature_cache_mb", feature_cache_mb, "Memory for the features of pictures that are asked about again.");
     v.section("engine", engine, "How completions are computed.");
@@ -40,8 +43,8 @@ int run_serve(const Arguments& arguments) {
   if (name.empty()) name = std::filesystem::weakly_canonical(options.model).filename().string();
   if (name.empty()) name = "thinkvg";
   auto backend = std::make_shared<serve::EngineBackend>(
-      models::load_bundle(folder, models::dtype_setting(options.dtype)), options.engine,
-      generation::PromptBuilder::Options{options.serve.pictures, options.feature_cache_mb});
+      models::load_bundle(folder, models::dtype_setting(options.dtype), nn::device_setting(options.device)),
+      options.engine, generation::PromptBuilder::Options{options.serve.pictures, options.feature_cache_mb});
   serve::Server server(options.serve, name, backend);
   server.start();
   spdlog::info("serving {} at {}{}", name, server.url(), options.serve.page ? "" : "/v1");

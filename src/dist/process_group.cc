@@ -105,6 +105,8 @@ struct ProcessGroup::Impl {
   BackendPointer make_gloo(const std::string& own_address) const;
   std::string reachable_address(const std::string& own_address) const;
   c10d::Backend& backend_for(const at::Tensor& tensor);
+  // Whether the tensor is sent by way of the CPU.
+  bool is_staged(const at::Tensor& tensor) const;
 
   // Begins one collective: `call` starts its work.
   struct Call {
@@ -142,6 +144,14 @@ void PendingCollective::wait() {
   impl->group->monitor->end_wait();
   if (impl->then) impl->then();
   impl->group->stats[impl->name].seconds_waited += seconds_since(start);
+}
+
+void PendingCollective::then(std::function<void()> more) {
+  if (!impl_) return more();
+  impl_->then = [before = std::move(impl_->then), more = std::move(more)] {
+    if (before) before();
+    more();
+  };
 }
 
 std::string ProcessGroup::Impl::reachable_address(const std::string& own_address) const {
@@ -196,6 +206,11 @@ void ProcessGroup::Impl::connect(const Hooks& hooks) {
     if (monitor) monitor->check();
     throw_failure("rank {} cannot connect to the others: {}", environment.rank, plain_text(error));
   }
+}
+
+bool ProcessGroup::Impl::is_staged(const at::Tensor& tensor) const {
+  if (tensor.device().is_cpu()) return false;
+  return options.backend == "gloo" || (options.backend == "auto" && !tensor.device().is_cuda());
 }
 
 c10d::Backend& ProcessGroup::Impl::backend_for(const at::Tensor& tensor) {
@@ -328,6 +343,7 @@ ProcessGroup::~ProcessGroup() {
 
 std::int64_t ProcessGroup::rank() const { return impl_->environment.rank; }
 std::int64_t ProcessGroup::size() const { return impl_->environment.world_size; }
+std::int64_t ProcessGroup::local_rank() const { return impl_->environment.local_rank; }
 const DistOptions& ProcessGroup::options() const { return impl_->options; }
 
 std::vector<std::int64_t> ProcessGroup::share_of(std::int64_t count) const {
@@ -350,6 +366,12 @@ void ProcessGroup::fail(const std::exception& error) {
 PendingCollective ProcessGroup::start_all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction) {
   if (size() == 1) return {};
   require_contiguous(tensor, name);
+  if (impl_->is_staged(tensor)) {
+    const at::Tensor copy = tensor.cpu();
+    PendingCollective pending = start_all_reduce(copy, name, reduction);
+    pending.then([tensor, copy] { tensor.copy_(copy); });
+    return pending;
+  }
   const std::int64_t bytes = num_bytes(tensor);
   return PendingCollective(impl_->begin({"all-reduce " + std::string(reduction_name(reduction)), name,
                                          shape_text(tensor), all_reduce_bytes(bytes, size())},
@@ -368,6 +390,12 @@ void ProcessGroup::all_reduce(at::Tensor tensor, const std::string& name, Reduct
 void ProcessGroup::broadcast(at::Tensor tensor, const std::string& name, std::int64_t root) {
   if (size() == 1) return;
   require_contiguous(tensor, name);
+  if (impl_->is_staged(tensor)) {
+    const at::Tensor copy = tensor.cpu();
+    broadcast(copy, name, root);
+    tensor.copy_(copy);
+    return;
+  }
   PendingCollective(impl_->begin({fmt::format("broadcast from {}", root), name, shape_text(tensor),
                                   gather_bytes(num_bytes(tensor), size())},
                                  tensor,
@@ -399,6 +427,12 @@ PendingCollective ProcessGroup::start_all_gather(const at::Tensor& part, at::Ten
     all.copy_(part.view(all.sizes()));
     return {};
   }
+  if (impl_->is_staged(part)) {
+    const at::Tensor copy = at::empty(all.sizes(), all.options().device(at::kCPU));
+    PendingCollective pending = start_all_gather(part.cpu(), copy, name);
+    pending.then([all, copy] { all.copy_(copy); });
+    return pending;
+  }
   at::Tensor own = part;
   return PendingCollective(impl_->begin({"all-gather", name, shape_text(own), gather_bytes(num_bytes(all), size())},
                                         own,
@@ -422,6 +456,12 @@ PendingCollective ProcessGroup::start_reduce_scatter(const at::Tensor& all, at::
   if (size() == 1) {
     own.copy_(all[0]);
     return {};
+  }
+  if (impl_->is_staged(all)) {
+    const at::Tensor copy = at::empty(own.sizes(), own.options().device(at::kCPU));
+    PendingCollective pending = start_reduce_scatter(all.cpu(), copy, name);
+    pending.then([own, copy] { own.copy_(copy); });
+    return pending;
   }
   at::Tensor input = all;
   const Impl::Call call{"reduce-scatter", name, shape_text(input), gather_bytes(num_bytes(input), size())};

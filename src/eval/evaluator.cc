@@ -438,7 +438,8 @@ Evaluation evaluate(const EvalOptions& options, dist::ProcessGroup& group, const
   try {
     check(options);
     const fs::path folder = models::resolve_model_folder(options.model);
-    const models::ModelBundle bundle = models::load_bundle(folder, models::dtype_setting(options.dtype));
+    const models::ModelBundle bundle = models::load_bundle(folder, models::dtype_setting(options.dtype),
+                                                           nn::device_setting(options.device, group.local_rank()));
     for (const at::Tensor& parameter : bundle.model->parameters()) parameter.set_requires_grad(false);
     // A model in several files is told by the whole folder.
     const fs::path single = folder / "model.safetensors";

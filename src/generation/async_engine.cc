@@ -19,6 +19,7 @@ constexpr std::int64_t kTokensARow = 4096;
 
 Scheduler::Settings settings_of(const models::VisionLanguageModel& model, const EngineOptions& options) {
   options.check();
+  check_device(model, options);
   const std::int64_t pages_a_row = nn::PagedKvCache::pages_for(kTokensARow);
   std::int64_t wanted = options.max_rows * pages_a_row;
   if (options.cache_mb > 0) wanted = std::numeric_limits<std::int64_t>::max();

@@ -23,16 +23,19 @@ namespace {
 
 constexpr double kGiga = 1e9;
 
-double seconds_of(const std::function<void()>& action) {
+// The device has ended what it was asked for.
+double seconds_of(at::Device device, const std::function<void()>& action) {
+  nn::wait_for(device);
   const auto start = std::chrono::steady_clock::now();
   action();
+  nn::wait_for(device);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::vector<double> repeated(std::int64_t repeats, const std::function<void()>& action) {
+std::vector<double> repeated(at::Device device, std::int64_t repeats, const std::function<void()>& action) {
   action();
   std::vector<double> seconds;
-  for (std::int64_t i = 0; i < repeats; ++i) seconds.push_back(seconds_of(action));
+  for (std::int64_t i = 0; i < repeats; ++i) seconds.push_back(seconds_of(device, action));
   return seconds;
 }
 
@@ -44,19 +47,21 @@ double middle(std::vector<double> seconds) {
   return *place;
 }
 
-MachineSpeed machine_speed(at::ScalarType dtype) {
+MachineSpeed machine_speed(at::Device device, at::ScalarType dtype) {
   MachineSpeed machine;
   double load = 0;
   if (getloadavg(&load, 1) == 1) machine.load = load;
   machine.name = make_manifest("bench", 0, {})["machine"]["cpu"].get<std::string>();
+  machine.device = device.str();
   machine.num_threads = at::get_num_threads();
   // Four times what a large last-level cache holds.
-  const at::Tensor memory = at::ones({std::int64_t{256} << 20}, at::kFloat);
+  const at::Tensor memory = at::ones({std::int64_t{256} << 20}, device);
   machine.gigabytes_per_s =
-      static_cast<double>(memory.nbytes()) / kGiga / fastest(repeated(3, [&] { memory.sum().item<float>(); }));
-  constexpr std::int64_t kSide = 1536;
-  const at::Tensor a = at::randn({kSide, kSide}).to(dtype), b = at::randn({kSide, kSide}).to(dtype);
-  machine.gigaflops_per_s = 2.0 * kSide * kSide * kSide / kGiga / fastest(repeated(5, [&] { at::mm(a, b); }));
+      static_cast<double>(memory.nbytes()) / kGiga / fastest(repeated(device, 3, [&] { memory.sum().item<float>(); }));
+  const std::int64_t side = device.is_cpu() ? 1536 : 8192;
+  const at::Tensor a = at::randn({side, side}).to(device, dtype), b = at::randn({side, side}).to(device, dtype);
+  const auto cube = static_cast<double>(side) * static_cast<double>(side) * static_cast<double>(side);
+  machine.gigaflops_per_s = 2.0 * cube / kGiga / fastest(repeated(device, 5, [&] { at::mm(a, b); }));
   return machine;
 }
 
@@ -75,7 +80,9 @@ class Benchmark {
     options.check();
     if (options.num_threads > 0) at::set_num_threads(static_cast<int>(options.num_threads));
     const std::filesystem::path folder = models::resolve_model_folder(options.model);
-    model_ = models::load_bundle(folder, models::dtype_setting(options.dtype)).model;
+    model_ =
+        models::load_bundle(folder, models::dtype_setting(options.dtype), nn::device_setting(options.device)).model;
+    device_ = model_->output_weight().device();
     for (const std::int64_t id : models::banned_ids(model_->special_tokens())) unusable_.push_back(id);
     for (const std::int64_t id : model_->special_tokens().end) unusable_.push_back(id);
     result_.model = folder.string();
@@ -86,7 +93,7 @@ class Benchmark {
   BenchmarkResult run() {
     {
       const at::NoGradGuard no_grad;
-      result_.machine = machine_speed(model_->output_weight().scalar_type());
+      result_.machine = machine_speed(device_, model_->output_weight().scalar_type());
       prefill();
       for (const std::int64_t batch : options_.batch_sizes) decode(batch);
       rollout();
@@ -145,7 +152,7 @@ class Benchmark {
     RolloutEngine engine(*model_, options_.engine);
     const SamplingOptions sampling{
         .max_new_tokens = new_tokens, .temperature = temperature, .min_new_tokens = new_tokens};
-    return repeated(options_.repeats, [&] { engine.generate(work, sampling); });
+    return repeated(device_, options_.repeats, [&] { engine.generate(work, sampling); });
   }
 
   double prompt_flops(double count) const {
@@ -203,11 +210,11 @@ class Benchmark {
       if (trained) inputs.push_back(item.value());
     }
     const std::int64_t count = std::max<std::int64_t>(1, options_.train_tokens / options_.prompt_tokens);
-    const std::int64_t passes = std::min(nn::num_workers(), count);
+    const std::int64_t passes = device_.is_cpu() ? std::min(nn::num_workers(), count) : 1;
     const auto length = static_cast<double>(options_.prompt_tokens);
     BenchmarkRow row{.name = "training pass", .batch = count};
     row.num_tokens = static_cast<double>(count) * length;
-    row.seconds = repeated(options_.repeats, [&] {
+    row.seconds = repeated(device_, options_.repeats, [&] {
       nn::run_on_workers(passes, [&](std::int64_t pass) {
         models::PackBuilder packer;
         std::vector<std::int64_t> targets;
@@ -217,11 +224,12 @@ class Benchmark {
           targets.insert(targets.end(), ids.begin() + 1, ids.end());
           targets.push_back(ids.front());
         }
-        const models::Pack pack = packer.build(at::kCPU);
+        const models::Pack pack = packer.build(device_);
         nn::PackedAttention attention(pack.layout);
         const at::Tensor hidden = models::run_pack(*model_, pack, attention);
         const at::Tensor loss =
-            nn::head_token_stats(hidden, model_->output_weight(), at::tensor(targets, at::kLong), {}).logprob.mean();
+            nn::head_token_stats(hidden, model_->output_weight(), at::tensor(targets, at::kLong).to(device_), {})
+                .logprob.mean();
         torch::autograd::grad({loss}, inputs, {}, std::nullopt, false, /*allow_unused=*/true);
       });
     });
@@ -232,6 +240,7 @@ class Benchmark {
 
   const BenchmarkOptions& options_;
   std::shared_ptr<models::VisionLanguageModel> model_;
+  at::Device device_ = at::kCPU;
   std::vector<std::int64_t> unusable_;
   Costs costs_;
   BenchmarkResult result_;
@@ -265,11 +274,11 @@ BenchmarkResult run_benchmark(const BenchmarkOptions& options) { return Benchmar
 std::string benchmark_table(const BenchmarkResult& result) {
   const MachineSpeed& machine = result.machine;
   std::string text = fmt::format(
-      "machine: {}, {} threads, load {:.2f}; reads {:.1f} GB/s, multiplies {:.0f} GFLOP/s in {}\n"
+      "machine: {}, {} threads, load {:.2f}; {} reads {:.1f} GB/s, multiplies {:.0f} GFLOP/s in {}\n"
       "model: {}, {:.3g} million parameters of the language model, {}\n\n{:34} {:>12} {:>12} {:>12}\n",
-      machine.name, machine.num_threads, machine.load, machine.gigabytes_per_s, machine.gigaflops_per_s, result.dtype,
-      result.model, static_cast<double>(result.num_parameters) / 1e6, result.dtype, "", "tokens/s", "median",
-      "of the limit");
+      machine.name, machine.num_threads, machine.load, machine.device, machine.gigabytes_per_s, machine.gigaflops_per_s,
+      result.dtype, result.model, static_cast<double>(result.num_parameters) / 1e6, result.dtype, "", "tokens/s",
+      "median", "of the limit");
   text += std::string(73, '-') + "\n";
   for (const BenchmarkRow& row : result.rows)
     text += fmt::format("{:34} {:>12.1f} {:>12.1f} {:>10.0f} %\n", full_name(row), row.best(), row.median(),
@@ -290,6 +299,7 @@ Json benchmark_json(const BenchmarkResult& result) {
                     {"share_of_limit", row.share_of_limit()}});
   return {{"machine",
            {{"cpu", result.machine.name},
+            {"device", result.machine.device},
             {"num_threads", result.machine.num_threads},
             {"load", result.machine.load},
             {"gigabytes_per_second", result.machine.gigabytes_per_s},

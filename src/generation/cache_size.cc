@@ -5,6 +5,8 @@
 #include <limits>
 #include <string>
 
+#include "thinkvg/core/error.h"
+#include "thinkvg/nn/device.h"
 #include "thinkvg/nn/kv_cache.h"
 
 namespace thinkvg::generation {
@@ -37,7 +39,16 @@ std::int64_t cache_pages(const models::VisionLanguageModel& model, const EngineO
     pages = std::min(pages, options.cache_mb * kMebibyte / bytes / demand.share);
   else if (parameter.device().is_cpu())
     pages = std::min(pages, std::max(free_memory() / 4 / bytes / demand.share, demand.least));
+  else if (parameter.device().is_cuda())
+    pages = std::min(pages, std::max(nn::device_memory(parameter.device()).free / 2 / bytes, demand.least));
   return std::max<std::int64_t>(1, pages);
+}
+
+void check_device(const models::VisionLanguageModel& model, const EngineOptions& options) {
+  const at::Device device = model.output_weight().device();
+  if (options.exact && !device.is_cpu())
+    throw_invalid("engine.exact is for a CPU, but the model is on {}; leave it out, or give --device cpu",
+                  device.str());
 }
 
 }  // namespace thinkvg::generation

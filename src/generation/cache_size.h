@@ -16,4 +16,7 @@ struct CacheDemand {
 std::int64_t cache_pages(const models::VisionLanguageModel& model, const EngineOptions& options,
                          const CacheDemand& demand);
 
+// Throws std::invalid_argument for options that this model's device does not offer.
+void check_device(const models::VisionLanguageModel& model, const EngineOptions& options);
+
 }  // namespace thinkvg::generation

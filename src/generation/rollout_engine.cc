@@ -37,6 +37,7 @@ RolloutEngine::RolloutEngine(models::VisionLanguageModel& model, const EngineOpt
                              const text::Tokenizer* tokenizer)
     : model_(model), options_(options), tokenizer_(tokenizer) {
   options.check();
+  check_device(model, options);
   quantized_ = models::quantized_language(model, options.weights());
 }
 

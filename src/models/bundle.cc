@@ -118,10 +118,11 @@ ModelBundle read_bundle(const fs::path& folder, const LoadModel& load_model) {
 
 }  // namespace
 
-ModelBundle load_bundle(const fs::path& folder, std::optional<at::ScalarType> dtype) {
+ModelBundle load_bundle(const fs::path& folder, std::optional<at::ScalarType> dtype, at::Device device) {
   if (!fs::is_directory(folder)) throw_failure("there is no model folder {}", folder.string());
-  if (!is_adapter_folder(folder)) return read_bundle(folder, [&](const fs::path& path) { return load(path, dtype); });
-  ModelBundle bundle = load_bundle(adapter_base(folder), dtype);
+  if (!is_adapter_folder(folder))
+    return read_bundle(folder, [&](const fs::path& path) { return load(path, dtype, device); });
+  ModelBundle bundle = load_bundle(adapter_base(folder), dtype, device);
   Adapters(bundle.model, folder).merge();
   return bundle;
 }

@@ -141,7 +141,7 @@ bool is_constant(const std::string& name) {
 }
 
 void fill_parameters(VisionLanguageModel& model, std::map<std::string, at::Tensor> weights,
-                     std::optional<at::ScalarType> dtype, const std::filesystem::path& folder) {
+                     std::optional<at::ScalarType> dtype, at::Device device, const std::filesystem::path& folder) {
   const at::NoGradGuard no_grad;
   std::map<std::string, at::Tensor> parameters;
   for (const auto& item : model.named_parameters()) parameters.emplace(item.key(), item.value());
@@ -172,7 +172,11 @@ void fill_parameters(VisionLanguageModel& model, std::map<std::string, at::Tenso
   }
   for (auto& [name, parameter] : parameters) {
     const auto found = weights.find(name);
-    parameter.set_data(dtype ? converted(found->second, *dtype) : found->second);
+    const at::Tensor& read = found->second;
+    if (device.is_cpu())
+      parameter.set_data(dtype ? converted(read, *dtype) : read);
+    else
+      parameter.set_data(read.to(device).to(dtype.value_or(read.scalar_type())));
     weights.erase(found);
   }
 }
@@ -205,7 +209,8 @@ std::string dtype_name(at::ScalarType type) {
   }
 }
 
-std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype) {
+std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype,
+                                          at::Device device) {
   const Json config = read_config(folder);
   return blaming(folder, [&] {
     const bool is_released = is_released_llava(config);
@@ -218,7 +223,7 @@ std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, s
       written = std::move(import.weights);
     }
     const std::shared_ptr<VisionLanguageModel> model = [&] {
-      const nn::WithoutParameterMemory none;
+      const nn::WithoutParameterMemory none(device);
       return family_of(plain).make(plain);
     }();
     std::map<std::string, at::Tensor> weights;
@@ -229,7 +234,7 @@ std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, s
         throw_failure("{}: two tensors of the checkpoint mean '{}'", folder.string(), registered);
       }
     }
-    fill_parameters(*model, std::move(weights), dtype, folder);
+    fill_parameters(*model, std::move(weights), dtype, device, folder);
     return model;
   });
 }

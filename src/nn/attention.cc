@@ -128,7 +128,10 @@ at::Tensor mask_of(const SequenceLayout& layout, const MaskRule& rule, std::size
 at::Tensor attend_plan(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                        const std::shared_ptr<const AttentionPlan>& plan) {
   check_shapes(query, key, value, plan->num_tokens);
-  return query.is_cpu() ? cpu_attention(query, key, value, plan) : plain_attention(query, key, value, *plan);
+  if (query.is_cpu()) return cpu_attention(query, key, value, plan);
+  if (has_varlen_attention(query))
+    return varlen_attention(query, key, value, plan->varlen_on(query.device()), {plan->causal, 0});
+  return plain_attention(query, key, value, *plan);
 }
 
 }  // namespace
@@ -177,6 +180,11 @@ AttentionPlan::AttentionPlan(SequenceLayout sequences, bool is_causal)
   num_tokens = layout.num_tokens();
   runs = runs_of(layout.lengths);
   groups = groups_of(layout);
+}
+
+const VarlenTensors& AttentionPlan::varlen_on(const at::Device& device) const {
+  std::call_once(varlen_made_, [&] { varlen_ = varlen_tensors(varlen_segments(layout), device); });
+  return varlen_;
 }
 
 at::Tensor plain_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
@@ -249,6 +257,8 @@ at::Tensor PackedAttention::attend_masked(std::int64_t layer, const at::Tensor& 
   record_layer(layer, key, value);
   if (!changes(plan_->layout, rule)) return attend_plan(query, key, value, plan_);
   check_shapes(query, key, value, plan_->num_tokens);
+  if (has_varlen_attention(query) && !changes(plan_->layout, {0, rule.image_blocks}))
+    return varlen_attention(query, key, value, plan_->varlen_on(query.device()), {true, rule.window});
   return masked_attention(query, key, value, *plan_, rule);
 }
 

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
+#include "nn/varlen_attention.h"
 #include "thinkvg/nn/attention.h"
 
 namespace thinkvg::nn {
@@ -35,6 +37,13 @@ struct AttentionPlan {
 
   // Throws as SequenceLayout::check.
   AttentionPlan(SequenceLayout sequences, bool is_causal);
+
+  // For kernels of a device, made once. Thread-safe.
+  const VarlenTensors& varlen_on(const at::Device& device) const;
+
+ private:
+  mutable std::once_flag varlen_made_;
+  mutable VarlenTensors varlen_;
 };
 
 // Attention of a plan out of log-sum-exp merged parts; CPU only. Differentiable.

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "thinkvg/nn/device.h"
+
 namespace thinkvg::nn {
 
 // What libthinkvg_cuda.so offers. Arguments are checked by the caller: logits [N, V] with stride 1 in V, the rest
@@ -20,11 +22,12 @@ struct CudaKernels {
   };
   void (*token_stats)(const TokenStatsCall& call) = nullptr;
   void (*token_stats_gradient)(const TokenStatsGradientCall& call) = nullptr;
+  DeviceMemory (*memory)(const at::Device& device) = nullptr;
 };
 
-// The one C symbol of the library: `extern "C" const thinkvg::nn::CudaKernels* thinkvg_cuda_kernels_1()`. The number
+// The one C symbol of the library: `extern "C" const thinkvg::nn::CudaKernels* thinkvg_cuda_kernels_2()`. The number
 // changes with the table.
-inline constexpr const char* kCudaKernelsSymbol = "thinkvg_cuda_kernels_1";
+inline constexpr const char* kCudaKernelsSymbol = "thinkvg_cuda_kernels_2";
 
 // Throws std::runtime_error with cuda_unavailable_reason() where the kernels cannot be had.
 const CudaKernels& cuda_kernels();

@@ -50,9 +50,13 @@ void write_tokens(const at::Tensor& keys, const at::Tensor& values, const at::Te
 }  // namespace
 
 PagedKvCache::PagedKvCache(const Shape& shape, const at::TensorOptions& options) : shape_(shape) {
+  // PagedAttention::attend_together gives tokens that were never written a weight of 0, which a NaN would survive.
+  const auto pages = [&](at::IntArrayRef sizes) {
+    return options.device().is_cpu() ? at::empty(sizes, options) : at::zeros(sizes, options);
+  };
   for (std::int64_t layer = 0; layer < shape.num_layers; ++layer) {
-    keys_.push_back(at::empty({shape.num_pages, shape.num_kv_heads, shape.head_dim, kPageTokens}, options));
-    values_.push_back(at::empty({shape.num_pages, shape.num_kv_heads, kPageTokens, shape.head_dim}, options));
+    keys_.push_back(pages({shape.num_pages, shape.num_kv_heads, shape.head_dim, kPageTokens}));
+    values_.push_back(pages({shape.num_pages, shape.num_kv_heads, kPageTokens, shape.head_dim}));
   }
 }
 
@@ -92,17 +96,19 @@ PagedAttention::PagedAttention(PagedKvCache& cache, std::vector<PagedSequence> s
   if (!has_past && !single_tokens_) packed_ = std::make_unique<PackedAttention>(layout_);
 }
 
-void PagedAttention::write(std::int64_t layer, const at::Tensor& key, const at::Tensor& value) const {
+void PagedAttention::write(std::int64_t layer, const at::Tensor& key, const at::Tensor& value) {
   const at::Tensor &keys = cache_.keys(layer), &values = cache_.values(layer);
   if (keys.is_cpu() && keys.element_size() == 4 && key.element_size() == 4)
     return write_tokens<std::uint32_t>(keys, values, key, value, slots_);
   if (keys.is_cpu() && keys.element_size() == 2 && key.element_size() == 2)
     return write_tokens<std::uint16_t>(keys, values, key, value, slots_);
-  const at::Tensor where = at::tensor(slots_, at::kLong).to(keys.device());
-  const at::Tensor page = where.floor_divide(PagedKvCache::kPageTokens);
-  const at::Tensor slot = where.remainder(PagedKvCache::kPageTokens);
-  keys.permute({0, 3, 1, 2}).index_put_({page, slot}, key.to(keys.scalar_type()));
-  values.transpose(1, 2).index_put_({page, slot}, value.to(values.scalar_type()));
+  if (!device_slots_.defined()) {
+    const at::Tensor where = at::tensor(slots_, at::kLong).to(keys.device());
+    device_pages_ = where.floor_divide(PagedKvCache::kPageTokens);
+    device_slots_ = where.remainder(PagedKvCache::kPageTokens);
+  }
+  keys.permute({0, 3, 1, 2}).index_put_({device_pages_, device_slots_}, key.to(keys.scalar_type()));
+  values.transpose(1, 2).index_put_({device_pages_, device_slots_}, value.to(values.scalar_type()));
 }
 
 // Puts sequences side by side that begin with the same pages, and cuts their tokens into blocks.
@@ -232,6 +238,39 @@ at::Tensor PagedAttention::attend_sequence(std::int64_t layer, const at::Tensor&
       .transpose(0, 1);
 }
 
+// One token of each sequence, all in one call: any device but the CPU, any dtype. Pages are copied side by side,
+// shorter sequences filled up with any page, which the mask hides.
+at::Tensor PagedAttention::attend_together(std::int64_t layer, const at::Tensor& query, std::int64_t window) {
+  const std::int64_t num_sequences = std::ssize(sequences_), num_pages = PagedKvCache::pages_for(longest_);
+  if (!tables_.defined()) {
+    std::vector<std::int64_t> table, last;
+    for (const PagedSequence& sequence : sequences_) {
+      const std::int64_t used = PagedKvCache::pages_for(sequence.past + 1);
+      table.insert(table.end(), sequence.pages.begin(), sequence.pages.begin() + used);
+      table.insert(table.end(), static_cast<std::size_t>(num_pages - used), sequence.pages.front());
+      last.push_back(sequence.past);
+    }
+    tables_ = at::tensor(table, at::kLong).to(query.device());
+    last_places_ = at::tensor(last, at::kLong).unsqueeze(1).to(query.device());
+    places_ = at::arange(num_pages * PagedKvCache::kPageTokens, last_places_.options());
+  }
+  const std::int64_t num_heads = cache_.shape().num_kv_heads, width = cache_.shape().head_dim;
+  const auto side_by_side = [&](const at::Tensor& pages, at::IntArrayRef order) {
+    return pages.index_select(0, tables_)
+        .view({num_sequences, num_pages, num_heads, pages.size(2), pages.size(3)})
+        .permute(order)
+        .reshape({num_sequences, num_heads, -1, width})
+        .to(query.scalar_type());
+  };
+  const at::Tensor keys = side_by_side(cache_.keys(layer), {0, 2, 1, 4, 3});
+  const at::Tensor values = side_by_side(cache_.values(layer), {0, 2, 1, 3, 4});
+  at::Tensor seen = places_ <= last_places_;
+  if (window > 0) seen = seen.logical_and(places_ > last_places_ - window);
+  return at::scaled_dot_product_attention(query.unsqueeze(2), keys, values, seen.view({num_sequences, 1, 1, -1}), 0.0,
+                                          false, std::nullopt, query.size(1) != num_heads)
+      .squeeze(2);
+}
+
 at::Tensor PagedAttention::attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                                   const at::Tensor& value) {
   return attend_masked(layer, query, key, value, {});
@@ -248,6 +287,7 @@ at::Tensor PagedAttention::attend_masked(std::int64_t layer, const at::Tensor& q
   if (by_rows && (single_tokens_ || ((exact_forward() || !packed_) && !looks_ahead)))
     return attend_rows(layer, query, rule.window);
   if (packed_) return packed_->attend_masked(layer, query, key, value, rule);
+  if (single_tokens_ && !query.is_cpu()) return attend_together(layer, query, rule.window);
   std::vector<at::Tensor> outputs;
   for (std::size_t i = 0; i < sequences_.size(); ++i)
     outputs.push_back(attend_sequence(layer, query.narrow(0, starts_[i], layout_.lengths[i]), i, rule));

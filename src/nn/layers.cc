@@ -10,15 +10,15 @@
 namespace thinkvg::nn {
 namespace {
 
-thread_local bool without_memory = false;
+thread_local std::optional<at::Device> without_memory;  // the device of what comes instead
 
 }  // namespace
 
-WithoutParameterMemory::WithoutParameterMemory() : before_(without_memory) { without_memory = true; }
+WithoutParameterMemory::WithoutParameterMemory(at::Device device) : before_(without_memory) { without_memory = device; }
 WithoutParameterMemory::~WithoutParameterMemory() { without_memory = before_; }
 
 at::Tensor new_parameter(at::IntArrayRef shape) {
-  return without_memory ? at::empty({1}).expand(shape) : at::empty(shape);
+  return without_memory ? at::empty({1}, *without_memory).expand(shape) : at::empty(shape);
 }
 
 std::optional<Activation> find_activation(std::string_view name) {
@@ -84,9 +84,10 @@ at::Tensor RmsNorm::forward(const at::Tensor& input) const {
   if (input.size(-1) != weight.size(0)) {
     throw_invalid("norm: expected rows of width {}, got {}", weight.size(0), input.size(-1));
   }
-  if (is_inference() && !centred_ && has_cpu_rows(input) && input.scalar_type() == weight.scalar_type())
-    return cpu_rms_norm_rows(input, weight, eps_);
-  if (has_cpu_layers(input) && has_cpu_layers(weight)) return cpu_rms_norm(input, centred_ ? weight + 1 : weight, eps_);
+  if (has_cpu_layers(input) && input.scalar_type() == weight.scalar_type()) {
+    if (!centred_) return is_inference() ? cpu_rms_norm_rows(input, weight, eps_) : cpu_rms_norm(input, weight, eps_);
+    if (input.scalar_type() == at::kFloat) return cpu_rms_norm(input, weight + 1, eps_);
+  }
   if (!centred_) return at::rms_norm(input, weight.sizes(), weight, eps_);
   // 1 + weight is not rounded to the dtype of the weights.
   return at::rms_norm(input.to(at::kFloat), weight.sizes(), weight.to(at::kFloat) + 1, eps_).to(input.scalar_type());
@@ -117,7 +118,8 @@ at::Tensor GatedMlp::inner(const at::Tensor& input) const {
     return gated_linear(input, gate_weights, up_weights);
   const at::Tensor gate = gate_proj_->forward(input);
   const at::Tensor up = up_proj_->forward(input);
-  if (activation_ == Activation::silu && has_cpu_layers(gate)) return cpu_gated_product(gate, up);
+  if (activation_ == Activation::silu && has_cpu_layers(gate) && up.scalar_type() == gate.scalar_type())
+    return cpu_gated_product(gate, up);
   return activate(gate, activation_) * up;
 }
 

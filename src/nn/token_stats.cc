@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "nn/cpu/token_stats_kernel.h"
 #include "nn/cuda_kernels.h"
@@ -27,8 +28,6 @@ void check_arguments(const at::Tensor& logits, const at::Tensor& targets, double
       (logits.scalar_type() != at::kFloat && logits.scalar_type() != at::kBFloat16))
     throw_invalid("token_stats expects logits of shape [tokens, vocabulary] in float32 or bfloat16, got {}",
                   describe(logits));
-  if (!logits.is_cpu() && !logits.is_cuda())
-    throw_invalid("token_stats expects logits on the CPU or a CUDA device, got {}", describe(logits));
   if (!targets.defined() || targets.dim() != 1 || targets.size(0) != logits.size(0) ||
       targets.scalar_type() != at::kLong || targets.device() != logits.device())
     throw_invalid("token_stats expects int64 targets of shape [{}] on {}, got {}", logits.size(0),
@@ -55,8 +54,17 @@ cpu::LogitRows logit_rows(const at::Tensor& logits, const at::Tensor& targets, d
           logits.stride(0),        targets.const_data_ptr<std::int64_t>(), static_cast<float>(1.0 / temperature)};
 }
 
+TokenStats compute_by_operators(const at::Tensor& logits, const at::Tensor& targets, double temperature) {
+  const at::Tensor scaled = logits.to(at::kFloat) / temperature;
+  const at::Tensor logsumexp = scaled.logsumexp(1), shifted = scaled - logsumexp.unsqueeze(1);
+  // 0 log 0 = 0
+  const at::Tensor entropy = -(shifted.exp() * shifted.clamp_min(std::numeric_limits<float>::lowest())).sum(1);
+  return {shifted.gather(1, targets.unsqueeze(1)).squeeze(1), logsumexp, entropy, temperature};
+}
+
 TokenStats compute(const at::Tensor& given_logits, const at::Tensor& given_targets, double temperature) {
   const at::Tensor logits = dense_rows(given_logits), targets = given_targets.contiguous();
+  if (!logits.is_cpu() && !logits.is_cuda()) return compute_by_operators(logits, targets, temperature);
   const std::int64_t num_rows = logits.size(0);
   const auto options = logits.options().dtype(at::kFloat);
   TokenStats stats{at::empty({num_rows}, options), at::empty({num_rows}, options), at::empty({num_rows}, options),
@@ -121,6 +129,13 @@ at::Tensor token_stats_gradient(const at::Tensor& logits, const at::Tensor& targ
   at::Tensor base = weight_or_zeros(weights.logsumexp, logsumexp) - of_logprob;
   if (weights.entropy.defined()) base = base - of_entropy * stats.entropy.detach();
   const at::Tensor slope = -of_entropy;
+  if (!dense.is_cpu() && !dense.is_cuda()) {
+    const at::Tensor probability = (dense.to(at::kFloat) / stats.temperature - logsumexp.unsqueeze(1)).exp();
+    const at::Tensor log_probability = probability.clamp_min(std::numeric_limits<float>::min()).log();
+    at::Tensor result = probability * (base.unsqueeze(1) + slope.unsqueeze(1) * log_probability);
+    result.scatter_add_(1, ids.unsqueeze(1), of_logprob.unsqueeze(1));
+    return (result / stats.temperature).to(dense.scalar_type());
+  }
   at::Tensor gradient = at::empty(dense.sizes(), dense.options());
   if (dense.is_cuda()) {
     cuda_kernels().token_stats_gradient({dense, ids, stats.temperature, logsumexp, base, slope, of_logprob, gradient});

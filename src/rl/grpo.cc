@@ -15,6 +15,7 @@
 #include <optional>
 #include <utility>
 
+#include "rl/group_shares.h"
 #include "rl/update_batch.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
@@ -131,13 +132,14 @@ class GrpoTrainer {
       : options_(options),
         group_(process_group),
         dataset_(train::open_training_data(options.data, options.images)),
-        rewards_(options.rewards, reward_options(options), reward_resources(options.engine)),
+        device_(nn::device_setting(options.tuning.device, process_group.local_rank())),
+        rewards_(options.rewards, reward_options(options), reward_resources(options.engine, device_)),
         scaling_(parse_advantage_scaling(options.scale_rewards)),
         run_(options.out, options.resume, options.run, process_group.is_main()),
         checkpoint_(options.resume ? train::agreed_path(process_group, [&] { return run_.latest_checkpoint(); })
                                    : std::filesystem::path()),
-        trained_(checkpoint_.empty() ? train::TrainedModel(options.model, options.tuning, options.seed)
-                                     : train::TrainedModel(options.model, options.tuning, checkpoint_)),
+        trained_(checkpoint_.empty() ? train::TrainedModel(options.model, options.tuning, options.seed, device_)
+                                     : train::TrainedModel(options.model, options.tuning, checkpoint_, device_)),
         shards_(train::shard_parameters(trained_, process_group)),
         optimizer_(trained_.groups(options.optimizer), options.optimizer, process_group, shards_.get()),
         builder_(trained_.bundle(),
@@ -147,8 +149,7 @@ class GrpoTrainer {
                   {options.run.picture_cache_mb << 20, at::get_num_threads(), options.run.pictures}}),
         validation_(options.eval, {trained_.bundle(), run_.path(), options.images, options.prompt, true, 0,
                                    trained_.fixed_features(), options.run, scorer, process_group}),
-        profile_(options.run.profile_steps, run_.path() / "profile.json"),
-        device_(trained_.model().output_weight().device()) {
+        profile_(options.run.profile_steps, run_.path() / "profile.json") {
     loss_options_.type = parse_loss_type(options.loss_type);
     loss_options_.ratio_level = parse_ratio_level(options.importance_sampling_level);
     loss_options_.epsilon_low = options.epsilon_low;
@@ -168,7 +169,7 @@ class GrpoTrainer {
     // With adapters the model below them is the reference.
     if (options.beta != 0 && !trained_.adapters()) {
       reference_ = models::load_bundle(models::resolve_model_folder(options.model),
-                                       trained_.model().output_weight().scalar_type())
+                                       trained_.model().output_weight().scalar_type(), device_)
                        .model;
       for (const at::Tensor& parameter : reference_->parameters()) parameter.set_requires_grad(false);
     }
@@ -183,6 +184,8 @@ class GrpoTrainer {
       num_nonfinite_ = state.extra.value("num_nonfinite", std::int64_t{0});
       next_prompt_ = state.extra.value("next_prompt", std::int64_t{0});
       validation_.load_state(state.extra.value("best", Json()));
+      lengths_.load_state(state.extra.value("lengths", Json::object()));
+      lengths_in_use_.load_state(state.extra.value("lengths_in_use", Json::object()));
       if (options.sync_ref_model) read_reference(checkpoint_ / kReference);
       if (std::filesystem::exists(checkpoint_ / kAhead)) read_ahead(checkpoint_ / kAhead);
       spdlog::info("resuming from {}", checkpoint_.string());
@@ -203,8 +206,8 @@ class GrpoTrainer {
 
   void run() {
     const std::int64_t steps = options_.run.steps;
-    spdlog::info("grpo: {} questions, {} steps of {} x {}, {} threads", format_count(dataset_->size()),
-                 format_count(steps), options_.prompts_per_step, options_.group_size, at::get_num_threads());
+    spdlog::info("grpo: {} questions, {} steps of {} x {}, {}", format_count(dataset_->size()), format_count(steps),
+                 options_.prompts_per_step, options_.group_size, train::device_text(device_));
     const auto progress = group_.is_main() ? std::make_unique<Progress>("grpo", steps, step_) : nullptr;
     const auto start = Clock::now();
     std::string eval_summary;
@@ -259,8 +262,11 @@ class GrpoTrainer {
       content.texts[kAhead].assign(bytes.begin(), bytes.end());
     }
     if (shards_) content = shards_->fetched(std::move(content));
-    const Json extra = {
-        {"num_nonfinite", num_nonfinite_}, {"next_prompt", next_prompt_}, {"best", validation_.state()}};
+    const Json extra = {{"num_nonfinite", num_nonfinite_},
+                        {"next_prompt", next_prompt_},
+                        {"best", validation_.state()},
+                        {"lengths", lengths_.state()},
+                        {"lengths_in_use", lengths_in_use_.state()}};
     run_.save_checkpoint(content, optimizer_, {step_, extra, validation_.best_step()}, group_);
   }
 
@@ -343,9 +349,32 @@ class GrpoTrainer {
     std::vector<data::Sample> samples;
     const std::vector<std::int64_t> indices = train::ordered_indices(
         dataset_->size(), next_prompt_, options_.prompts_per_step, static_cast<std::uint64_t>(options_.seed));
-    for (const std::int64_t place : group_.share_of(std::ssize(indices)))
+    for (const std::int64_t place : own_places(indices, lengths_))
       samples.push_back(dataset_->get(indices[static_cast<std::size_t>(place)]));
     builder_.prefetch(samples);
+  }
+
+  // Of these rows of the data set, those whose completions this process draws.
+  std::vector<std::int64_t> own_places(const std::vector<std::int64_t>& indices, const ExpectedLengths& lengths) const {
+    if (group_.size() == 1) return group_.share_of(std::ssize(indices));
+    std::vector<double> costs;
+    for (const std::int64_t index : indices)
+      costs.push_back(lengths.of(data::question_type_name(dataset_->get(index).type)));
+    return balanced_shares(costs, group_.size())[static_cast<std::size_t>(group_.rank())];
+  }
+
+  // Behind a step, of whose pictures the next ones were read ahead by the lengths that are in use from now on.
+  void learn_lengths(const std::vector<Group>& groups) {
+    lengths_in_use_ = lengths_;
+    std::map<std::string, std::pair<double, double>> step;
+    for (const Group& group : groups) {
+      auto& [tokens, completions] = step[data::question_type_name(group.question->sample.type)];
+      for (const ScoredCompletion& scored : group.completions) {
+        tokens += static_cast<double>(scored.completion->ids.size());
+        completions += 1;
+      }
+    }
+    lengths_.add(step);
   }
 
   // This process's share of some questions, ready to be completed.
@@ -362,7 +391,7 @@ class GrpoTrainer {
     const std::vector<std::int64_t> all =
         train::ordered_indices(dataset_->size(), next_prompt_, count, static_cast<std::uint64_t>(options_.seed));
     std::vector<data::Sample> samples;
-    for (const std::int64_t place : group_.share_of(count)) {
+    for (const std::int64_t place : own_places(all, lengths_in_use_)) {
       prepared.indices.push_back(all[static_cast<std::size_t>(place)]);
       prepared.places.push_back(next_prompt_ + place);
       samples.push_back(dataset_->get(prepared.indices.back()));
@@ -484,6 +513,7 @@ class GrpoTrainer {
 
     const std::vector<Group> groups = of_all_processes(std::move(own));
     log_samples(groups);
+    learn_lengths(groups);
     Json metrics = reward_metrics(groups, advantages);
     std::int64_t num_tokens = 0;
     for (const Group& group : groups) num_tokens += group.num_tokens();
@@ -509,6 +539,7 @@ class GrpoTrainer {
       metrics.update(
           {{"dynamic_sampling/dropped_groups", drawn.num_dropped}, {"dynamic_sampling/refills", drawn.num_refills}});
     metrics.update(train::communication_metrics(group_, before));
+    metrics.update(train::device_metrics(device_));
     return metrics;
   }
 
@@ -1008,6 +1039,7 @@ class GrpoTrainer {
   // The passes of the trainer must add up as the engine's do.
   std::unique_ptr<nn::ExactForward> exact_ = options_.engine.exact ? std::make_unique<nn::ExactForward>() : nullptr;
   std::shared_ptr<const data::Dataset> dataset_;
+  at::Device device_;
   rewards::RewardSet rewards_;
   AdvantageScaling scaling_;
   train::RunFolder run_;
@@ -1018,16 +1050,16 @@ class GrpoTrainer {
   generation::QuestionBuilder builder_;
   train::Validation validation_;
   train::StepProfile profile_;
-  at::Device device_;
   PolicyLossOptions loss_options_;
   nn::HeadOptions head_;
   std::shared_ptr<models::VisionLanguageModel> reference_;
   RolloutCorrectionOptions correction_;
   std::int64_t filter_reward_ = -1;  // of dynamic sampling; -1: the sum
   std::int64_t step_ = 0;
-  std::int64_t next_prompt_ = 0;  // place in the order of the questions
-  std::optional<Draw> ahead_;     // what the next step learns from, where that is drawn already
-  bool drawn_ahead_ = false;      // whether this step's is so
+  std::int64_t next_prompt_ = 0;              // place in the order of the questions
+  ExpectedLengths lengths_, lengths_in_use_;  // of completions: up to the last step, and up to the one before
+  std::optional<Draw> ahead_;                 // what the next step learns from, where that is drawn already
+  bool drawn_ahead_ = false;                  // whether this step's is so
   std::int64_t num_nonfinite_ = 0;
   std::vector<data::Sample> watched_;
   rewards::RunWatch watch_;

@@ -16,8 +16,8 @@ generation::SamplingOptions sampling_of(const rewards::JudgeOptions& options) {
 
 }  // namespace
 
-LocalJudge::LocalJudge(const rewards::JudgeOptions& options, const generation::EngineOptions& engine)
-    : bundle_(models::load_bundle(models::resolve_model_folder(options.model))),
+LocalJudge::LocalJudge(const rewards::JudgeOptions& options, const generation::EngineOptions& engine, at::Device device)
+    : bundle_(models::load_bundle(models::resolve_model_folder(options.model), {}, device)),
       engine_(*bundle_.model, engine),
       sampling_(sampling_of(options)) {}
 
@@ -46,11 +46,11 @@ std::vector<rewards::JudgeReply> LocalJudge::ask(std::span<const rewards::JudgeR
   return replies;
 }
 
-rewards::RewardResources reward_resources(const generation::EngineOptions& engine) {
+rewards::RewardResources reward_resources(const generation::EngineOptions& engine, at::Device device) {
   rewards::RewardResources resources;
-  resources.local_judge = [engine,
+  resources.local_judge = [engine, device,
                            judge = std::shared_ptr<rewards::Judge>()](const rewards::JudgeOptions& options) mutable {
-    if (!judge) judge = std::make_shared<LocalJudge>(options, engine);
+    if (!judge) judge = std::make_shared<LocalJudge>(options, engine, device);
     return judge;
   };
   return resources;

@@ -1,5 +1,7 @@
 #include "thinkvg/train/example.h"
 
+#include <ATen/Parallel.h>
+#include <spdlog/fmt/fmt.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 #include "thinkvg/data/images.h"
 #include "thinkvg/data/loader.h"
 #include "thinkvg/grounding/response.h"
+#include "thinkvg/nn/device.h"
 #include "thinkvg/nn/workers.h"
 
 namespace thinkvg::train {
@@ -91,6 +94,15 @@ std::vector<std::pair<std::size_t, std::size_t>> split_by_size(const std::vector
 }
 
 std::int64_t pass_workers(at::Device device) { return device.is_cpu() ? nn::num_workers() : 1; }
+
+std::string device_text(at::Device device) {
+  return device.is_cpu() ? fmt::format("{} threads", at::get_num_threads()) : device.str();
+}
+
+Json device_metrics(at::Device device) {
+  if (!device.is_cuda()) return Json::object();
+  return {{"peak_device_memory", nn::device_memory(device).peak}};
+}
 
 std::vector<std::pair<std::size_t, std::size_t>> split_evenly(const std::vector<std::int64_t>& sizes,
                                                               const EvenSplit& split) {

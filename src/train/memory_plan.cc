@@ -110,13 +110,11 @@ ModelNumbers read_model_numbers(const Json& config) {
 
 std::int64_t kept_numbers(const StackNumbers& stack, const MemorySettings& settings, bool trained) {
   const std::int64_t query = stack.num_heads * stack.head_width, key = stack.num_kv_heads * stack.head_width;
-  // What enters the two norms. In bf16 a CPU keeps it in fp32, too, and the normalised rows.
-  std::int64_t kept = 2 * stack.width;
-  if (settings.bytes_a_weight == 2 && !settings.on_accelerator) kept += 2 * 3 * stack.width;
-  kept += 2 * query + 2 * key;                        // query, key, value, what attention gives
-  kept += (stack.gated ? 2 : 1) * stack.inner_width;  // what enters the activation
-  if (stack.gated && settings.bytes_a_weight == 2) kept += stack.inner_width;  // what it gives, where it is not fused
-  if (trained) kept += 2 * stack.width + stack.inner_width;                    // what enters the matrices
+  std::int64_t kept = 2 * stack.width;                                    // what enters the two norms
+  kept += 2 * query + 2 * key;                                            // query, key, value, what attention gives
+  kept += (stack.gated ? 2 : 1) * stack.inner_width;                      // what enters the activation
+  if (stack.gated && settings.on_accelerator) kept += stack.inner_width;  // what it gives, where it is not fused
+  if (trained) kept += 2 * stack.width + stack.inner_width;               // what enters the matrices
   if (trained && settings.adapter_rank > 0) kept += 7 * settings.adapter_rank;
   // Dropped inputs, and what was dropped.
   if (trained && settings.adapter_rank > 0 && settings.adapter_dropout)

@@ -52,6 +52,10 @@ struct BatchTotals {
   std::int64_t num_tokens = 0;
 };
 
+at::Device device_of(const SftOptions& options, const dist::ProcessGroup& group) {
+  return nn::device_setting(options.tuning.device, group.local_rank());
+}
+
 class SftTrainer {
  public:
   SftTrainer(const SftOptions& options, dist::ProcessGroup& group, const Scorer& scorer)
@@ -62,8 +66,9 @@ class SftTrainer {
         run_(options.out, options.resume, options.run, group.is_main()),
         checkpoint_(options.resume ? agreed_path(group, [&] { return run_.latest_checkpoint(); })
                                    : std::filesystem::path()),
-        trained_(checkpoint_.empty() ? TrainedModel(options.model, options.tuning, options.seed)
-                                     : TrainedModel(options.model, options.tuning, checkpoint_)),
+        trained_(checkpoint_.empty()
+                     ? TrainedModel(options.model, options.tuning, options.seed, device_of(options, group))
+                     : TrainedModel(options.model, options.tuning, checkpoint_, device_of(options, group))),
         shards_(shard_parameters(trained_, group)),
         optimizer_(trained_.groups(options.optimizer), options.optimizer, group, shards_.get()),
         builder_(trained_.bundle(),
@@ -93,11 +98,11 @@ class SftTrainer {
   }
 
   void run() {
-    spdlog::info("sft: {} questions, {} steps of {}, {} of {} parameters trained in {}{}, {} threads",
+    spdlog::info("sft: {} questions, {} steps of {}, {} of {} parameters trained in {}{}, {}",
                  format_count(dataset_->size()), format_count(steps_), options_.batch_size,
                  format_count(trained_.num_trained()), format_count(trained_.num_parameters()), options_.tuning.dtype,
                  trained_.adapters() ? fmt::format(", {} adapters", trained_.adapters()->size()) : "",
-                 at::get_num_threads());
+                 device_text(trained_.device()));
     const auto progress = group_.is_main() ? std::make_unique<Progress>("sft", steps_, step_) : nullptr;
     const auto start = Clock::now();
     std::int64_t num_tokens = 0;
@@ -217,7 +222,7 @@ class SftTrainer {
     std::vector<std::int64_t> sizes;
     for (const TrainingSequence& sequence : batch.sequences) sizes.push_back(sequence.length());
     // With split weights passes run one after the other.
-    const std::int64_t num_workers = shards_ ? 1 : pass_workers(trained_.bundle().model->output_weight().device());
+    const std::int64_t num_workers = shards_ ? 1 : pass_workers(trained_.device());
     const auto passes = pack_passes(sizes, {options_.run.micro_batch_tokens, num_workers}, by_length());
     std::int64_t longest = 0;
     for (const std::vector<std::int64_t>& pass : passes) {
@@ -286,6 +291,7 @@ class SftTrainer {
         {"step_time/optimizer", seconds_since(optimizer_start)},
         {"peak_memory", peak_memory_bytes()}};
     metrics.update(communication_metrics(group_, before));
+    metrics.update(device_metrics(trained_.device()));
     return metrics;
   }
 

@@ -16,11 +16,11 @@ at::ScalarType scalar_type(const std::string& dtype) {
 
 }  // namespace
 
-TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options, std::int64_t seed) {
+TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options, std::int64_t seed, at::Device device) {
   options.check();
   const fs::path start = models::resolve_model_folder(folder);
   base_ = fs::absolute(start).lexically_normal().string();
-  bundle_ = models::load_bundle(start, scalar_type(options.dtype));
+  bundle_ = models::load_bundle(start, scalar_type(options.dtype), device);
   if (options.lora.rank > 0) {
     if (models::is_adapter_folder(start))
       throw_invalid(
@@ -39,15 +39,16 @@ TrainedModel::TrainedModel(models::ModelBundle bundle, const TuningOptions& opti
   choose_parameters(options);
 }
 
-TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options, const fs::path& checkpoint) {
+TrainedModel::TrainedModel(const fs::path& folder, const TuningOptions& options, const fs::path& checkpoint,
+                           at::Device device) {
   options.check();
   if (options.lora.rank > 0) {
     const fs::path start = models::resolve_model_folder(folder);
     base_ = fs::absolute(start).lexically_normal().string();
-    bundle_ = models::load_bundle(start, scalar_type(options.dtype));
+    bundle_ = models::load_bundle(start, scalar_type(options.dtype), device);
     adapters_ = std::make_unique<models::Adapters>(bundle_.model, checkpoint);
   } else {
-    bundle_ = models::load_bundle(checkpoint, scalar_type(options.dtype));
+    bundle_ = models::load_bundle(checkpoint, scalar_type(options.dtype), device);
   }
   choose_parameters(options);
 }

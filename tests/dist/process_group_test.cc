@@ -41,13 +41,18 @@ TEST(DistOptionsTest, NamesWhatIsWrong) {
   EXPECT_THAT([&] { options.check(); },
               ::testing::ThrowsMessage<std::invalid_argument>(AllOf(HasSubstr("dist.sharding"), HasSubstr("zero2"))));
   options = {};
+  options.backend = "mpi";
+  EXPECT_THAT([&] { options.check(); },
+              ::testing::ThrowsMessage<std::invalid_argument>(AllOf(HasSubstr("dist.backend"), HasSubstr("mpi"))));
+  options = {};
   options.timeout = 0;
   EXPECT_THAT([&] { options.check(); }, ::testing::ThrowsMessage<std::invalid_argument>(HasSubstr("dist.timeout")));
 }
 
 TEST(CollectivesDist, GiveEveryRankTheSame) {
-  for (const std::int64_t size : {2, 4}) {
-    const WorkersResult result = run_workers("collectives", size, Json::object());
+  using Case = std::pair<std::int64_t, bool>;  // processes, tensors of another device that go by way of the CPU
+  for (const auto& [size, on_another_device] : {Case{2, false}, Case{4, false}, Case{2, true}}) {
+    const WorkersResult result = run_workers("collectives", size, {{"on_another_device", on_another_device}});
     expect_success(result);
     const double sum = static_cast<double>(size * (size + 1) / 2), n = static_cast<double>(size);
     for (std::size_t rank = 0; rank < result.ranks.size(); ++rank) {

@@ -120,6 +120,20 @@ TEST(SftDist, ShardingDoesNotChangeTheLosses) {
   }
 }
 
+// Gradients and weights of a device, reduced, split and gathered.
+TEST(SftDist, AnotherDeviceLearnsTheSame) {
+  const test::TemporaryFolder folder;
+  const Training one = train("sft", 1, sft_options(folder / "1"));
+  for (const char* sharding : {"none", "optimizer", "gradients", "parameters"}) {
+    SCOPED_TRACE(sharding);
+    Json options = sft_options(folder / sharding);
+    options["device"] = "checking";
+    options["gradient_checkpointing"] = true;
+    expect_same_curves(train("sft", 2, options, {{"sharding", sharding}}), one, 1e-4);
+    expect_same_weights(folder / sharding / "checkpoints/step-5", folder / "1/checkpoints/step-5", 2e-3);
+  }
+}
+
 TEST(SftDist, AdaptersAndFrozenPartsShardToo) {
   const test::TemporaryFolder folder;
   const auto options = [&](const std::string& name) {
@@ -278,6 +292,17 @@ TEST(SftDist, SendsNoMoreThanItMust) {
   const PlannedCommunication planned = plan_communication({numbers, 4, "parameters", weights}, 2, 1);
   EXPECT_EQ(bytes(split, "gradients"), 5 * planned.gradients);
   EXPECT_EQ(bytes(split, "parameters"), 5 * planned.parameters + gather_bytes(4 * numbers, 2));
+}
+
+TEST(GrpoDist, AnotherDeviceLearnsTheSame) {
+  const test::TemporaryFolder folder;
+  const Training one = train("grpo", 1, grpo_options(folder / "1"));
+  for (const char* sharding : {"none", "parameters"}) {
+    SCOPED_TRACE(sharding);
+    Json options = grpo_options(folder / sharding);
+    options["device"] = "checking";
+    expect_same_curves(train("grpo", 2, options, {{"sharding", sharding}}), one, 1e-3);
+  }
 }
 
 TEST(GrpoDist, CompletionsRewardsAndLossesDoNotDependOnTheNumberOfProcesses) {

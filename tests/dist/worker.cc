@@ -8,6 +8,7 @@
 #include <fstream>
 #include <thread>
 
+#include "tests/device/checking_device.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/core/files.h"
 #include "thinkvg/core/json.h"
@@ -28,32 +29,33 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 std::vector<double> numbers(const at::Tensor& tensor) {
-  const at::Tensor plain = tensor.to(at::kDouble).contiguous();
+  const at::Tensor plain = tensor.cpu().to(at::kDouble).contiguous();
   return {plain.const_data_ptr<double>(), plain.const_data_ptr<double>() + plain.numel()};
 }
 
 // Every collective, on numbers that tell the ranks apart.
-Json run_collectives(dist::ProcessGroup& group) {
+Json run_collectives(dist::ProcessGroup& group, const Json& settings) {
+  const at::Device device = settings.value("on_another_device", false) ? test::checking_device() : at::Device(at::kCPU);
   const auto rank = static_cast<double>(group.rank());
   Json result = Json::object();
   for (const auto& [name, type] : {std::pair<const char*, at::ScalarType>{"float", at::kFloat},
                                    {"double", at::kDouble},
                                    {"bfloat16", at::kBFloat16},
                                    {"int64", at::kLong}}) {
-    const at::Tensor tensor = at::full({3}, rank + 1, type);
+    const at::Tensor tensor = at::full({3}, rank + 1, type).to(device);
     group.all_reduce(tensor, name);
     result[name] = numbers(tensor);
   }
-  const at::Tensor largest = at::full({1}, rank), smallest = at::full({1}, rank);
+  const at::Tensor largest = at::full({1}, rank, device), smallest = at::full({1}, rank, device);
   group.all_reduce(largest, "largest", dist::Reduction::max);
   group.all_reduce(smallest, "smallest", dist::Reduction::min);
   result["largest"] = numbers(largest);
   result["smallest"] = numbers(smallest);
-  const at::Tensor sent = at::full({2}, rank);
+  const at::Tensor sent = at::full({2}, rank, device);
   group.broadcast(sent, "from the last", group.size() - 1);
   result["broadcast"] = numbers(sent);
-  result["gathered"] = numbers(group.all_gather(at::full({2}, rank), "gathered"));
-  const at::Tensor rows = at::arange(0, 2 * group.size(), at::kFloat).view({group.size(), 2}) * (rank + 1);
+  result["gathered"] = numbers(group.all_gather(at::full({2}, rank, device), "gathered"));
+  const at::Tensor rows = at::arange(0, 2 * group.size(), at::kFloat).view({group.size(), 2}).to(device) * (rank + 1);
   result["scattered"] = numbers(group.reduce_scatter(rows, "scattered"));
   result["texts"] = group.gather_texts(std::string(static_cast<std::size_t>(group.rank()), 'x'), "texts");
   result["text"] = group.broadcast_text(group.is_main() ? "hello" : "no", "text");
@@ -63,7 +65,7 @@ Json run_collectives(dist::ProcessGroup& group) {
   std::vector<dist::PendingCollective> pending;
   std::vector<at::Tensor> tensors;
   for (int i = 0; i < 5; ++i) {
-    tensors.push_back(at::full({1000}, rank + i));
+    tensors.push_back(at::full({1000}, rank + i, device));
     pending.push_back(group.start_all_reduce(tensors.back(), "at once"));
   }
   for (dist::PendingCollective& one : pending) one.wait();
@@ -232,7 +234,7 @@ int main(int argc, char** argv) {
     };
     dist::ProcessGroup group(environment, options, {end});
     try {
-      if (mode == "collectives") result = run_collectives(group);
+      if (mode == "collectives") result = run_collectives(group, settings);
       if (mode == "optimizer") result = run_optimizer(group);
       if (mode == "split_weights") result = run_split_weights(group, settings);
       if (mode == "steps") run_steps(group, settings, folder / fmt::format("started-{}", environment.rank));

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include <cmath>
@@ -100,6 +101,40 @@ TEST(CpuLayers, EqualTheirDoublePrecision) {
         const double scale = expected[i].abs().max().item<double>() + 1e-3;
         EXPECT_EQ(got[i].scalar_type(), at::kFloat);
         EXPECT_LE(largest(got[i].to(at::kDouble), expected[i]) / scale, 1e-5)
+            << "tensor " << i << ", " << num_rows << " rows of " << width;
+      }
+    }
+  }
+}
+
+// bf16 numbers are computed as fp32 and rounded once: as close to the double precision of the same numbers as bf16 is.
+TEST(CpuLayers, Bfloat16EqualsItsDoublePrecision) {
+  at::manual_seed(1);
+  for (const std::int64_t width : {1, 15, 16, 37, 1500}) {
+    for (const std::int64_t num_rows : {1, 7, 700}) {
+      const auto random = [&] { return at::randn({num_rows, width}).to(at::kBFloat16); };
+      const at::Tensor gate = random() * 4, up = random(), input = random() * 3, of_out = random();
+      RmsNorm norm(width, 1e-5);
+      const at::Tensor weight = at::randn({width}).to(at::kBFloat16);
+      const auto run = [&](at::ScalarType type) {
+        norm.zero_grad();
+        norm.to(type);
+        norm.weight.set_data(weight.to(type));
+        const auto leaf = [&](const at::Tensor& tensor) { return tensor.to(type, false, true).requires_grad_(); };
+        const at::Tensor g = leaf(gate), u = leaf(up), x = leaf(input);
+        const at::Tensor product = type == at::kBFloat16 ? cpu_gated_product(g, u) : at::silu(g) * u;
+        const at::Tensor normed = norm.forward(x);
+        torch::autograd::backward({product, normed}, {of_out.to(type), of_out.to(type)});
+        const at::NoGradGuard no_grad;
+        EXPECT_TRUE(type != at::kBFloat16 || norm.forward(x).equal(normed)) << "with and without gradient";
+        return std::vector<at::Tensor>{product.detach(), normed.detach(), g.grad(),
+                                       u.grad(),         x.grad(),        norm.weight.grad()};
+      };
+      const auto got = run(at::kBFloat16), expected = run(at::kDouble);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(got[i].scalar_type(), at::kBFloat16);
+        const double scale = expected[i].abs().max().item<double>() + 1e-3;
+        EXPECT_LE(largest(got[i].to(at::kDouble), expected[i]) / scale, 0x1p-8 + 1e-4)
             << "tensor " << i << ", " << num_rows << " rows of " << width;
       }
     }

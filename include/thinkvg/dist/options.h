@@ -10,6 +10,7 @@ namespace thinkvg::dist {
 // How several processes work together. Times are in seconds.
 struct DistOptions {
   std::string sharding = "none";
+  std::string backend = "auto";
   std::int64_t bucket_mb = 64;
   double start_timeout = 300;
   double heartbeat_timeout = 60;
@@ -21,6 +22,10 @@ struct DistOptions {
               "What of training each process keeps a share of only: none, optimizer (ZeRO 1: states and masters), "
               "gradients (ZeRO 2: their sums over micro-batches, too) or parameters (ZeRO 3: the weights, too; each "
               "layer's are fetched while it computes).");
+    v.setting(
+        "backend", backend,
+        "What carries tensors of a device: nccl, gloo (by way of the CPU: slower, but processes may share a GPU) or "
+        "auto, NCCL for GPUs. Tensors of the CPU go by Gloo.");
     v.setting("bucket_mb", bucket_mb, "Megabytes of gradients that are sent together.");
     v.setting("start_timeout", start_timeout, "Seconds for all processes to join.");
     v.setting("heartbeat_timeout", heartbeat_timeout,

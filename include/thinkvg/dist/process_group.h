@@ -42,12 +42,15 @@ class PendingCollective {
   void wait();
 
  private:
+  friend class ProcessGroup;
+  void then(std::function<void()> more);  // behind what wait() does; at once where nothing is under way
+
   std::shared_ptr<Impl> impl_;  // none: already done
 };
 
 // The processes of a job. Every process makes the same calls of collectives in the same order, each under a name that
 // appears in messages; with one process each is the identity and costs nothing. Tensors are contiguous, on the CPU
-// (Gloo) or on this process's GPU (NCCL).
+// (Gloo) or on this process's GPU (NCCL, or Gloo by way of the CPU: DistOptions::backend).
 //
 // Failures: each process shows a sign of life in the store of rank 0 and watches a neighbour's. A process that is
 // killed or stopped, is late at a collective, throws (tell it with fail()), or calls another collective than the others
@@ -72,6 +75,8 @@ class ProcessGroup {
 
   std::int64_t rank() const;
   std::int64_t size() const;
+  // Its number among the processes of this machine.
+  std::int64_t local_rank() const;
   // Rank 0: the one that writes logs and checkpoints.
   bool is_main() const { return rank() == 0; }
   const DistOptions& options() const;

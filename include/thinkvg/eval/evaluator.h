@@ -13,12 +13,14 @@
 #include "thinkvg/eval/results.h"
 #include "thinkvg/generation/question.h"
 #include "thinkvg/generation/rollout_engine.h"
+#include "thinkvg/nn/device.h"
 
 namespace thinkvg::eval {
 
 struct EvalOptions {
   std::string model;
   std::string dtype;
+  std::string device = "auto";
   data::DataOptions data = scored_data();
   std::string images;
   models::PictureOptions pictures;
@@ -47,6 +49,7 @@ struct EvalOptions {
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
     v.setting("dtype", dtype, models::kDtypeHelp);
+    v.setting("device", device, nn::kDeviceHelp);
     v.section("data", data, "Questions with their references.");
     v.setting("images", images, "Folder of the pictures, or several separated by commas.");
     v.section("pictures", pictures, "How pictures are read and kept.");

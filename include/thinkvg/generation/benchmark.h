@@ -7,12 +7,14 @@
 #include "thinkvg/core/json.h"
 #include "thinkvg/core/settings.h"
 #include "thinkvg/generation/rollout_engine.h"
+#include "thinkvg/nn/device.h"
 
 namespace thinkvg::generation {
 
 struct BenchmarkOptions {
   std::string model;
   std::string dtype;
+  std::string device = "auto";
   std::int64_t prompt_tokens = 512;
   std::int64_t new_tokens = 64;
   std::vector<std::int64_t> batch_sizes = {1, 8, 32};
@@ -27,6 +29,7 @@ struct BenchmarkOptions {
   void visit(SettingsVisitor& v) {
     v.setting("model", model, "Model folder, or run folder (its newest checkpoint).");
     v.setting("dtype", dtype, models::kDtypeHelp);
+    v.setting("device", device, nn::kDeviceHelp);
     v.setting("prompt_tokens", prompt_tokens, "Tokens of a prompt.");
     v.setting("new_tokens", new_tokens, "Tokens of a completion; none ends earlier.");
     v.setting("batch_sizes", batch_sizes, "Completions that are decoded side by side, one row of the table each.");
@@ -46,6 +49,7 @@ struct BenchmarkOptions {
 // What the machine itself gives, measured in the same run. Rates count 1e9.
 struct MachineSpeed {
   std::string name;
+  std::string device;
   std::int64_t num_threads = 0;
   double load = 0;             // runnable processes in the last minute, before anything was timed
   double gigabytes_per_s = 0;  // read from memory, all threads

@@ -60,7 +60,7 @@ struct EngineOptions {
     v.setting("max_rows", max_rows, "Completions that are decoded side by side; memory grows with it.");
     v.setting("cache_mb", cache_mb,
               "Memory for keys and values in MiB; completions wait where it is full. 0: what max_rows completions of "
-              "4,096 tokens need, but on a CPU at most a quarter of the memory that is free.");
+              "4,096 tokens need, but on a CPU at most a quarter of the memory that is free, on a GPU half.");
     v.setting("prefix_cache", prefix_cache, "Keys and values of equal beginnings, pictures included, are used again.");
     v.setting(
         "exact", exact,

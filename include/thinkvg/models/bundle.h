@@ -27,8 +27,9 @@ struct ModelBundle {
 
 // Throws std::runtime_error naming the part that is missing or does not fit; a vocabulary larger than the embedding
 // table is an error, too. An adapter's folder (PEFT) gives the model that it names with the adapter merged into it.
-// `dtype`: of the weights, as of load().
-ModelBundle load_bundle(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype = {});
+// `dtype` and `device`: of the weights, as of load().
+ModelBundle load_bundle(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype = {},
+                        at::Device device = at::kCPU);
 
 // The tokenizer files of a folder, by name.
 std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& folder);

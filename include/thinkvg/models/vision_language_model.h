@@ -115,13 +115,14 @@ inline constexpr const char* kDtypeHelp = "Of the weights: float32, bfloat16 or 
 // Reads config.json and all weights of a model folder (model.safetensors, or the shards of
 // model.safetensors.index.json); tokenizer and processor are read by their own classes. Strict: one
 // std::runtime_error lists every missing, unexpected and mis-shaped tensor. An unknown model_type is an error that
-// lists the known ones. Parameters keep the file's dtype, on the CPU, or are converted to `dtype` one by one, in the
-// room of the converted weights and of one tensor. Those that are not converted are a private view of the files: memory
+// lists the known ones. Parameters keep the file's dtype or are converted to `dtype` one by one, in the room of the
+// converted weights and of one tensor. On the CPU those that are not converted are a private view of the files: memory
 // is taken when they are read, and pages of their own when they are written; the files must not be changed in place
-// meanwhile (what this library writes takes a file's place whole). End and padding ids of generation_config.json, where
-// there is one, go before those of config.json.
-std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder,
-                                          std::optional<at::ScalarType> dtype = {});
+// meanwhile (what this library writes takes a file's place whole). On another `device` they are copied there one by
+// one, and converted there. End and padding ids of generation_config.json, where there is one, go before those of
+// config.json.
+std::shared_ptr<VisionLanguageModel> load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype = {},
+                                          at::Device device = at::kCPU);
 
 // Builds a model from config.json's content with random weights: matrices normal with standard deviation
 // 1 / sqrt(fan_in), embeddings too by the model's width, norms 1, biases 0; deterministic by seed.

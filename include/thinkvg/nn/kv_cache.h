@@ -26,7 +26,7 @@ class PagedKvCache {
     std::int64_t num_kv_heads = 0;
     std::int64_t head_dim = 0;
   };
-  // The memory is taken, but not touched before it is written.
+  // On a CPU the memory is taken, but not touched before it is written; elsewhere it is filled with 0.
   PagedKvCache(const Shape& shape, const at::TensorOptions& options);
 
   // Of one page over all layers.
@@ -73,7 +73,7 @@ class PagedAttention final : public AttentionContext {
                            const MaskRule& rule) override;
 
  private:
-  void write(std::int64_t layer, const at::Tensor& key, const at::Tensor& value) const;
+  void write(std::int64_t layer, const at::Tensor& key, const at::Tensor& value);
   // Tokens of sequences that begin with the same pages.
   struct RowBlock {
     std::vector<std::int64_t> tokens;
@@ -83,17 +83,22 @@ class PagedAttention final : public AttentionContext {
   at::Tensor attend_rows(std::int64_t layer, const at::Tensor& query, std::int64_t window);
   at::Tensor attend_sequence(std::int64_t layer, const at::Tensor& query, std::size_t sequence,
                              const MaskRule& rule) const;
+  at::Tensor attend_together(std::int64_t layer, const at::Tensor& query, std::int64_t window);
 
   PagedKvCache& cache_;
   std::vector<PagedSequence> sequences_;
   SequenceLayout layout_;
-  std::vector<std::int64_t> starts_;         // first token of each sequence in the pass
-  std::vector<std::int64_t> sequence_of_;    // of each token
-  std::vector<std::int64_t> place_of_;       // of each token in its sequence
-  std::vector<std::int64_t> slots_;          // of each token among those of all pages
-  std::int64_t longest_ = 0;                 // tokens that the last token of a sequence sees
-  bool single_tokens_ = true;                // all sequences have one token
-  std::vector<RowBlock> blocks_;             // made by the first pass that computes by rows
+  std::vector<std::int64_t> starts_;       // first token of each sequence in the pass
+  std::vector<std::int64_t> sequence_of_;  // of each token
+  std::vector<std::int64_t> place_of_;     // of each token in its sequence
+  std::vector<std::int64_t> slots_;        // of each token among those of all pages
+  std::int64_t longest_ = 0;               // tokens that the last token of a sequence sees
+  bool single_tokens_ = true;              // all sequences have one token
+  std::vector<RowBlock> blocks_;           // made by the first layer that computes by rows
+  // On the device, made by the first layer that needs them.
+  at::Tensor device_pages_, device_slots_;   // of each token's place: its page and its slot there
+  at::Tensor tables_, places_;               // [sequences x pages] of the longest; [pages * P], counted
+  at::Tensor last_places_;                   // [sequences, 1]
   std::unique_ptr<PackedAttention> packed_;  // where no sequence has a past
 };
 

@@ -23,16 +23,16 @@ namespace thinkvg::nn {
 // values are uninitialised until a checkpoint or models::create fills them.
 
 // While one of these lives, new parameters on this thread have their shape but no memory of their own: a model of any
-// size is built at once. Each must be given its values by set_data() before it is used.
+// size is built at once. Each must be given its values, on the device, by set_data() before it is used.
 class WithoutParameterMemory {
  public:
-  WithoutParameterMemory();
+  explicit WithoutParameterMemory(at::Device device = at::kCPU);
   ~WithoutParameterMemory();
   WithoutParameterMemory(const WithoutParameterMemory&) = delete;
   WithoutParameterMemory& operator=(const WithoutParameterMemory&) = delete;
 
  private:
-  bool before_;
+  std::optional<at::Device> before_;
 };
 // What a layer registers as a parameter: fp32, on the CPU.
 at::Tensor new_parameter(at::IntArrayRef shape);

@@ -15,14 +15,14 @@ struct TokenStats {
   double temperature = 1.0;
 };
 
-// The statistics of `logits` [N, V] (fp32 or bf16, CPU or CUDA) for `targets` [N] (int64), read in one pass over V with
-// an online softmax (Milakov and Gimelshein 2018) that accumulates in fp32. Entries of -inf (masked tokens) have
-// probability 0. Differentiable in the logits through all three results; what is kept for that is the logits themselves
-// and [N] numbers. Thread-safe.
+// The statistics of `logits` [N, V] (fp32 or bf16) for `targets` [N] (int64), read on CPU and CUDA in one pass over V
+// with an online softmax (Milakov and Gimelshein 2018) that accumulates in fp32, on other devices by ATen's operators.
+// Entries of -inf (masked tokens) have probability 0. Differentiable in the logits through all three results; what is
+// kept for that is the logits themselves and [N] numbers. Thread-safe.
 //
 // Throws std::invalid_argument for other shapes or types, a temperature that is not above 0, or (on the CPU) a target
-// outside [0, V); on CUDA such a target gives NaN, because looking would wait for the device. Throws std::runtime_error
-// for CUDA logits where the CUDA kernels cannot be loaded, saying why.
+// outside [0, V); on CUDA such a target gives NaN, because looking would wait for the device; elsewhere ATen decides.
+// Throws std::runtime_error for CUDA logits where the CUDA kernels cannot be loaded, saying why.
 TokenStats token_stats(const at::Tensor& logits, const at::Tensor& targets, double temperature = 1.0);
 
 // Factors of a weighted sum of statistics, fp32 [N] each; an undefined tensor stands for zeros.

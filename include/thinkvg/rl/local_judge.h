@@ -14,8 +14,9 @@ namespace thinkvg::rl {
 class LocalJudge final : public rewards::Judge {
  public:
   // judge.model is a model folder, or a run folder (its newest checkpoint); judge.max_tokens and judge.temperature
-  // hold. Throws as models::load_bundle.
-  explicit LocalJudge(const rewards::JudgeOptions& options, const generation::EngineOptions& engine = {});
+  // hold. The model goes to `device`. Throws as models::load_bundle.
+  explicit LocalJudge(const rewards::JudgeOptions& options, const generation::EngineOptions& engine = {},
+                      at::Device device = at::kCPU);
   std::vector<rewards::JudgeReply> ask(std::span<const rewards::JudgeRequest> requests) override;
 
  private:
@@ -26,6 +27,6 @@ class LocalJudge final : public rewards::Judge {
 
 // Resources for a RewardSet with which judge.url: local works. The model is loaded when the first reward needs it, and
 // shared by all that do.
-rewards::RewardResources reward_resources(const generation::EngineOptions& engine = {});
+rewards::RewardResources reward_resources(const generation::EngineOptions& engine = {}, at::Device device = at::kCPU);
 
 }  // namespace thinkvg::rl

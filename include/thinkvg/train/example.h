@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "thinkvg/core/json.h"
 #include "thinkvg/data/dataset.h"
 #include "thinkvg/grounding/geometry.h"
 #include "thinkvg/models/safetensors.h"
@@ -41,6 +42,11 @@ struct EvenSplit {
 };
 // What computes passes side by side on a device: nn::num_workers() on a CPU, one elsewhere.
 std::int64_t pass_workers(at::Device device);
+
+// For a line of a run's log: "2 threads", "cuda:0".
+std::string device_text(at::Device device);
+// What a step's metrics say of a GPU: peak_device_memory, bytes of this process. Empty for other devices.
+Json device_metrics(at::Device device);
 // Runs of neighbours, as split_by_size makes them, with the largest as small as their number allows.
 std::vector<std::pair<std::size_t, std::size_t>> split_evenly(const std::vector<std::int64_t>& sizes,
                                                               const EvenSplit& split);

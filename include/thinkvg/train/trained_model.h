@@ -8,6 +8,7 @@
 #include "thinkvg/core/settings.h"
 #include "thinkvg/models/adapters.h"
 #include "thinkvg/models/bundle.h"
+#include "thinkvg/nn/device.h"
 #include "thinkvg/train/optimizer.h"
 #include "thinkvg/train/options.h"
 
@@ -19,6 +20,7 @@ struct TuningOptions {
   bool freeze_projector = false;
   bool freeze_language = false;
   std::string dtype = "float32";
+  std::string device = "auto";
   bool gradient_checkpointing = false;
   models::LoraOptions lora;
 
@@ -29,6 +31,7 @@ struct TuningOptions {
     v.setting("freeze_language", freeze_language, "Leave the language model as it is.");
     v.setting("dtype", dtype,
               "Of the weights: float32, or bfloat16 (fp32 masters and optimizer state are kept beside them).");
+    v.setting("device", device, nn::kDeviceHelp);
     v.setting("gradient_checkpointing", gradient_checkpointing,
               "Keep each layer's input alone and compute the layer again in the backward pass: less memory, slower.");
     v.section("lora", lora,
@@ -41,17 +44,20 @@ struct TuningOptions {
 // A model with what of it is trained: all weights but the frozen parts', or adapters.
 class TrainedModel {
  public:
-  // Opens `folder` (a model folder, an adapter folder with the model below it, or a run folder: its newest checkpoint).
-  // New adapters are deterministic by `seed`. Throws std::invalid_argument where nothing is left to train.
-  TrainedModel(const std::filesystem::path& folder, const TuningOptions& options, std::int64_t seed);
+  // Opens `folder` (a model folder, an adapter folder with the model below it, or a run folder: its newest checkpoint)
+  // on `device`, which options.device named (nn::device_setting). New adapters are deterministic by `seed`. Throws
+  // std::invalid_argument where nothing is left to train.
+  TrainedModel(const std::filesystem::path& folder, const TuningOptions& options, std::int64_t seed,
+               at::Device device = at::kCPU);
   // The same out of a checkpoint that save() wrote; `folder` is what the run started from.
   TrainedModel(const std::filesystem::path& folder, const TuningOptions& options,
-               const std::filesystem::path& checkpoint);
-  // Around a model at hand, in its own dtype.
+               const std::filesystem::path& checkpoint, at::Device device = at::kCPU);
+  // Around a model at hand, in its own dtype, where it is.
   TrainedModel(models::ModelBundle bundle, const TuningOptions& options, std::int64_t seed);
 
   models::VisionLanguageModel& model() const { return *bundle_.model; }
   const models::ModelBundle& bundle() const { return bundle_; }
+  at::Device device() const { return bundle_.model->output_weight().device(); }
   // Null without LoRA.
   const models::Adapters* adapters() const { return adapters_.get(); }
   // What is trained; every one needs a gradient, nothing else of the model does.

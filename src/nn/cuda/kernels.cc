@@ -1,4 +1,5 @@
 #include <ATen/core/Tensor.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -42,10 +43,22 @@ void token_stats_gradient(const CudaKernels::TokenStatsGradientCall& call) {
         "token_stats_gradient");
 }
 
+DeviceMemory memory(const at::Device& device) {
+  const c10::cuda::CUDAGuard guard(device);
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  const c10::CachingDeviceAllocator::DeviceStats stats =
+      c10::cuda::CUDACachingAllocator::getDeviceStats(guard.current_device().index());
+  constexpr auto kAll = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  const std::int64_t kept = stats.reserved_bytes[kAll].current - stats.allocated_bytes[kAll].current;
+  return {static_cast<std::int64_t>(free) + kept, static_cast<std::int64_t>(total), stats.allocated_bytes[kAll].peak};
+}
+
 }  // namespace
 }  // namespace thinkvg::nn
 
-extern "C" __attribute__((visibility("default"))) const thinkvg::nn::CudaKernels* thinkvg_cuda_kernels_1() {
-  static const thinkvg::nn::CudaKernels kKernels = {thinkvg::nn::token_stats, thinkvg::nn::token_stats_gradient};
+extern "C" __attribute__((visibility("default"))) const thinkvg::nn::CudaKernels* thinkvg_cuda_kernels_2() {
+  static const thinkvg::nn::CudaKernels kKernels = {thinkvg::nn::token_stats, thinkvg::nn::token_stats_gradient,
+                                                    thinkvg::nn::memory};
   return &kKernels;
 }
