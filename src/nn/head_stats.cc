@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "nn/cpu/stepped_products.h"
 #include "thinkvg/core/error.h"
 #include "thinkvg/nn/linear.h"
 
@@ -71,12 +72,14 @@ class HeadStatsFunction : public torch::autograd::Function<HeadStatsFunction> {
       const at::Tensor some = part(hidden);
       const at::Tensor gradient = token_stats_gradient(chunk_logits(some, weight, banned), part(targets), stats,
                                                        {part(gradients[0]), part(gradients[1]), part(gradients[2])});
-      hidden_gradient.narrow(0, begin, rows).copy_(gradient.matmul(weight));
+      const bool stepped = weight.is_cpu() && weight.scalar_type() == at::kBFloat16;
+      hidden_gradient.narrow(0, begin, rows)
+          .copy_(stepped ? stepped_product(gradient, weight) : gradient.matmul(weight));
       if (!of_weight) continue;
       if (weight.scalar_type() == at::kFloat)
         weight_gradient.addmm_(gradient.t(), some);
       else
-        weight_gradient.add_(gradient.t().matmul(some));
+        weight_gradient.add_(stepped ? stepped_sum(gradient, some) : gradient.t().matmul(some));
     }
     if (of_weight) weight_gradient = weight_gradient.to(weight.scalar_type());
     return {hidden_gradient, weight_gradient, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};

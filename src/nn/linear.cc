@@ -11,6 +11,7 @@
 #include "nn/cpu/linear_kernel.h"
 #include "nn/cpu/processor.h"
 #include "nn/cpu/quantized_kernel.h"
+#include "nn/cpu/stepped_products.h"
 #include "nn/inference.h"
 #include "thinkvg/nn/exact.h"
 #include "thinkvg/nn/workers.h"
@@ -56,9 +57,8 @@ bool takes_rows(const at::Tensor& input, const LinearWeights& part) {
   return is_inference() && input.numel() <= kFewRows * part.weight.size(1);
 }
 
-bool takes_wide(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
-  static const bool kSlowBf16 = !cpu::has_fast_bf16_products();
-  return kSlowBf16 && input.scalar_type() == at::kBFloat16 && input.numel() > kFewRows * input.size(-1) &&
+bool has_many_bf16_rows(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
+  return input.scalar_type() == at::kBFloat16 && input.numel() > kFewRows * input.size(-1) &&
          is_plain(input, weight, bias);
 }
 
@@ -343,6 +343,47 @@ struct WideLinear final : torch::autograd::Function<WideLinear> {
   }
 };
 
+// bf16 as LibTorch multiplies it, in steps; the rows behind the last step are computed as few rows are.
+struct SteppedLinear final : torch::autograd::Function<SteppedLinear> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& input,
+                            const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+    context->save_for_backward({input, weight});
+    context->saved_data["has_bias"] = bias.has_value();
+    return compute(input, {weight, bias.value_or(at::Tensor())});
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& grads) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const at::Tensor &input = saved[0], &weight = saved[1];
+    const at::Tensor gradient = grads[0].reshape({-1, weight.size(0)});
+    at::Tensor of_input, of_weight, of_bias;
+    if (context->needs_input_grad(0)) of_input = stepped_product(gradient, weight).view(input.sizes());
+    if (context->needs_input_grad(1)) of_weight = stepped_sum(gradient, input.reshape({-1, weight.size(1)}));
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) of_bias = gradient.sum(0);
+    return {of_input, of_weight, of_bias};
+  }
+
+  static at::Tensor compute(const at::Tensor& input, const LinearWeights& part) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor rows = input.reshape({-1, input.size(-1)});
+    const std::int64_t count = rows.size(0), whole = whole_steps(count), width = part.weight.size(0);
+    at::Tensor output = at::empty({count, width}, input.options());
+    at::Tensor steps = output.narrow(0, 0, whole);
+    if (part.bias.defined())
+      at::addmm_out(steps, part.bias, rows.narrow(0, 0, whole), part.weight.t());
+    else
+      at::mm_out(steps, rows.narrow(0, 0, whole), part.weight.t());
+    if (whole < count) {
+      const InputRows rest(rows.narrow(0, whole, count - whole));
+      const at::Tensor to = output.narrow(0, whole, count - whole);
+      share_out(width, grain(rest),
+                [&](std::int64_t begin, std::int64_t end) { nn::compute(rest, part, {}, to, begin, end); });
+    }
+    return output.view(output_sizes(input, width));
+  }
+};
+
 std::optional<at::Tensor> where_defined(const at::Tensor& tensor) {
   return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
 }
@@ -351,10 +392,19 @@ std::optional<at::Tensor> where_defined(const at::Tensor& tensor) {
 
 at::Tensor linear(const at::Tensor& input, const LinearWeights& part, const at::Tensor& residual) {
   if (!takes_rows(input, part)) {
-    const bool wide = takes_wide(input, part.weight, part.bias);
-    if (wide && is_inference()) return wide_linear(input, part, residual);
+    static const bool kFastBf16 = cpu::has_fast_bf16_products();
+    const bool many = has_many_bf16_rows(input, part.weight, part.bias);
+    if (many && !kFastBf16 && is_inference()) return wide_linear(input, part, residual);
     const std::optional<at::Tensor> bias = where_defined(part.bias);
-    const at::Tensor output = wide ? WideLinear::apply(input, part.weight, bias) : at::linear(input, part.weight, bias);
+    at::Tensor output;
+    if (!many)
+      output = at::linear(input, part.weight, bias);
+    else if (!kFastBf16)
+      output = WideLinear::apply(input, part.weight, bias);
+    else if (is_inference())
+      output = SteppedLinear::compute(input, part);
+    else
+      output = SteppedLinear::apply(input, part.weight, bias);
     return residual.defined() ? residual + output : output;
   }
   if (is_inference() && (!residual.defined() || residual.scalar_type() == input.scalar_type()))

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "nn/cpu/stepped_products.h"
 #include "thinkvg/nn/exact.h"
 #include "thinkvg/nn/layers.h"
 
@@ -110,6 +111,23 @@ TEST(Linear, ManyRowsOfBf16EqualTheProductInDoublePrecision) {
     // LibTorch's own products, where the processor has fast ones of bf16, are rounded before the residual comes on top.
     EXPECT_LE(largest_error(linear(input, weight, bias, residual), exact + residual.to(at::kDouble)), 0x1p-7 + 1e-5);
     EXPECT_LE(largest_error(nn::linear(input, weight), at::linear(wide_input, wide_weight)), 0x1p-8 + 1e-5);
+  }
+}
+
+// Numbers of rows below, at and between the steps.
+TEST(SteppedProducts, EqualTheProductInDoublePrecision) {
+  at::manual_seed(7);
+  for (const std::int64_t rows : {1, 64, 65, 255, 256, 257, 320, 777, 1024}) {
+    const at::Tensor left = at::randn({rows, 40}).to(at::kBFloat16), right = at::randn({rows, 24}).to(at::kBFloat16);
+    const at::Tensor weight = at::randn({24, 40}).to(at::kBFloat16);
+    const auto wide = [](const at::Tensor& tensor) { return tensor.to(at::kDouble); };
+    EXPECT_LE(largest_error(stepped_product(right, weight), wide(right).mm(wide(weight))), 0x1p-8) << rows;
+    EXPECT_LE(largest_error(stepped_product(left, weight.t()), wide(left).mm(wide(weight).t())), 0x1p-8) << rows;
+    const at::Tensor sum = wide(left).t().mm(wide(right));
+    // Two parts and their sum are rounded, each by half of a last place.
+    EXPECT_LE((wide(stepped_sum(left, right)) - sum).abs().max().item<double>(),
+              3 * 0x1p-9 * sum.abs().max().item<double>())
+        << rows;
   }
 }
 
