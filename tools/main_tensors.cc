@@ -1,7 +1,31 @@
+#include <string_view>
+
 #include "tools/commands.h"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+namespace {
+
+// The tensors of a step are freed, and the next step asks for the same again. glibc gives the large ones back to the
+// kernel each time, which fills them with zeros anew: a tenth of a training step and more. A server gives back what it
+// does not need.
+void keep_freed_memory(std::string_view command) {
+#ifdef __GLIBC__
+  if (command == "serve" || command == "export") return;
+  constexpr int kNever = -1, kLargest = 1 << 30, kAtATime = 64 << 20;
+  mallopt(M_MMAP_THRESHOLD, kLargest);
+  mallopt(M_TRIM_THRESHOLD, kNever);
+  mallopt(M_TOP_PAD, kAtATime);
+#endif
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace thinkvg::tools;
+  if (argc > 1) keep_freed_memory(argv[1]);
   return dispatch({{"init", run_init},
                    {"warmup", run_warmup},
                    {"check", run_check},
