@@ -443,13 +443,15 @@ class Check {
 
   // What dist.sharding is to split over the processes.
   void set_sharding(train::MemorySettings& s, const std::string& sharding) const {
-    const std::int64_t size = options_.world_size;
+    dist::DistOptions dist = run_.dist;
+    dist.sharding = sharding;
+    const std::int64_t size = dist.processes_a_shard(options_.world_size);
     s.optimizer_shards = sharding == "none" ? 1 : size;
     s.gradient_shards = sharding == "gradients" || sharding == "parameters" ? size : 1;
     s.parameter_shards = sharding == "parameters" ? size : 1;
     // Passes with split weights run one after the other.
     s.num_workers = s.on_accelerator || s.parameter_shards > 1 ? 1 : nn::num_workers();
-    s.bucket_bytes = size > 1 && sharding != "parameters" ? run_.dist.bucket_mb << 20 : 0;
+    s.bucket_bytes = options_.world_size > 1 && sharding != "parameters" ? run_.dist.bucket_mb << 20 : 0;
   }
 
   static Json items_json(const std::vector<MemoryItem>& items) {
@@ -463,8 +465,11 @@ class Check {
     train::MemorySettings settings = memory_settings(trained);
     const bool device = settings.on_accelerator;
     const std::int64_t available = device ? parse_bytes(options_.device_memory) : machine_memory();
-    const train::MemoryPlan plan = train::plan_memory(settings);
     const auto total = [&](const train::MemoryPlan& p) { return p.device_bytes() + (device ? 0 : p.host_bytes()); };
+    settings.fetches_by_layer =
+        run_.dist.rollout_weights == "by_layer" ||
+        (run_.dist.rollout_weights == "auto" && total(train::plan_memory(settings)) > available);
+    const train::MemoryPlan plan = train::plan_memory(settings);
     say(fmt::format("memory, planned for {} of {}\n",
                     device ? fmt::format("{} accelerator{}", options_.world_size, options_.world_size > 1 ? "s" : "")
                            : fmt::format("this machine with {} workers", settings.num_workers),
@@ -508,7 +513,13 @@ class Check {
         document["sharding"].push_back({{"sharding", sharding}, {"total_bytes", split}});
       }
       const dist::PlannedCommunication sent = dist::plan_communication(
-          {settings.num_trained, settings.bytes_a_weight, run_.dist.sharding, settings.split, settings.rollout ? 1 : 0},
+          {.num_trained = settings.num_trained,
+           .bytes_per_weight = settings.bytes_a_weight,
+           .sharding = run_.dist.sharding,
+           .split = settings.split,
+           .whole_fetches = settings.rollout && !settings.fetches_by_layer ? 1 : 0,
+           .layer_passes = settings.rollout && settings.fetches_by_layer ? settings.rollout->new_tokens + 1 : 0,
+           .shard_size = run_.dist.shard_size},
           options_.world_size, settings.passes_a_step);
       say(fmt::format("sent by each of {} processes a step, with dist.sharding {}\n  gradients {}, parameters {}\n",
                       options_.world_size, run_.dist.sharding, train::format_bytes(sent.gradients),

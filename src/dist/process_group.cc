@@ -85,26 +85,35 @@ MakeNcclGroup find_nccl() {
 
 }  // namespace
 
+// Some of the processes, in the order of their ranks.
+struct Members {
+  std::string name;  // in the store
+  std::int64_t rank = 0;
+  std::int64_t size = 1;
+  BackendPointer control = {};  // Gloo
+  BackendPointer device = {};   // NCCL, made for the first tensor on a GPU
+};
+
 struct ProcessGroup::Impl {
   LaunchEnvironment environment;
   DistOptions options;
   StorePointer store;                // rank 0 serves it
   std::unique_ptr<Monitor> monitor;  // none: this process alone
-  BackendPointer control;            // Gloo
-  BackendPointer device;             // NCCL, made for the first tensor on a GPU
+  Members everyone, shard, replicas;
   std::int64_t sequence = 0;
   bool told = false;
   int exceptions_before = std::uncaught_exceptions();
   std::map<std::string, CommunicationStats> stats;
 
-  int rank() const { return static_cast<int>(environment.rank); }
-  int size() const { return static_cast<int>(environment.world_size); }
+  std::int64_t size() const { return everyone.size; }
+  Members& members(Scope scope) { return scope == Scope::all ? everyone : scope == Scope::shard ? shard : replicas; }
 
+  void set_members();
   void connect(const Hooks& hooks);
-  StorePointer keys(const char* purpose) const;
-  BackendPointer make_gloo(const std::string& own_address) const;
+  StorePointer keys(const std::string& purpose) const;
+  BackendPointer make_gloo(const Members& members, const std::string& address) const;
   std::string reachable_address(const std::string& own_address) const;
-  c10d::Backend& backend_for(const at::Tensor& tensor);
+  c10d::Backend& backend_for(const at::Tensor& tensor, Scope scope);
   // Whether the tensor is sent by way of the CPU.
   bool is_staged(const at::Tensor& tensor) const;
 
@@ -114,6 +123,7 @@ struct ProcessGroup::Impl {
     std::string name;
     std::string shape;  // what has to agree, besides kind and name
     std::int64_t bytes_sent = 0;
+    Scope scope = Scope::all;
   };
   template <class Start>
   std::shared_ptr<PendingCollective::Impl> begin(const Call& call, const at::Tensor& tensor, const Start& start);
@@ -163,19 +173,28 @@ std::string ProcessGroup::Impl::reachable_address(const std::string& own_address
 }
 
 // Apart from those of the job's earlier lives, which a launcher's store still holds.
-StorePointer ProcessGroup::Impl::keys(const char* purpose) const {
+StorePointer ProcessGroup::Impl::keys(const std::string& purpose) const {
   return c10::make_intrusive<c10d::PrefixStore>(fmt::format("thinkvg/{}/{}", environment.attempt, purpose),
                                                 store->clone());
 }
 
-BackendPointer ProcessGroup::Impl::make_gloo(const std::string& own_address) const {
+void ProcessGroup::Impl::set_members() {
+  const std::int64_t rank = environment.rank, world = environment.world_size;
+  const std::int64_t a_shard = options.processes_a_shard(world);
+  everyone = {.name = "all", .rank = rank, .size = world};
+  shard = {.name = fmt::format("shard-{}", rank / a_shard), .rank = rank % a_shard, .size = a_shard};
+  replicas = {.name = fmt::format("replicas-{}", rank % a_shard), .rank = rank / a_shard, .size = world / a_shard};
+}
+
+BackendPointer ProcessGroup::Impl::make_gloo(const Members& members, const std::string& address) const {
   auto gloo = c10d::ProcessGroupGloo::Options::create(
       // Gloo's own time-out comes behind ours, which can name who is late.
       milliseconds(std::max(options.start_timeout, 2 * options.timeout + options.heartbeat_timeout)));
   const auto interface = environment_variable("GLOO_SOCKET_IFNAME");
   gloo->devices.push_back(interface ? c10d::ProcessGroupGloo::createDeviceForInterface(*interface)
-                                    : c10d::ProcessGroupGloo::createDeviceForHostname(reachable_address(own_address)));
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(keys("gloo"), rank(), size(), gloo);
+                                    : c10d::ProcessGroupGloo::createDeviceForHostname(address));
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(keys("gloo/" + members.name), static_cast<int>(members.rank),
+                                                     static_cast<int>(members.size), gloo);
 }
 
 void ProcessGroup::Impl::connect(const Hooks& hooks) {
@@ -201,7 +220,10 @@ void ProcessGroup::Impl::connect(const Hooks& hooks) {
         keys("life"),
         Monitor::Place{environment.rank, environment.world_size, own_address, place, environment.external_store},
         options, hooks.stuck);
-    control = make_gloo(own_address);
+    const std::string address = reachable_address(own_address);
+    everyone.control = make_gloo(everyone, address);
+    for (Members* some : {&shard, &replicas})
+      if (some->size > 1 && some->size < everyone.size) some->control = make_gloo(*some, address);
   } catch (const std::exception& error) {
     if (monitor) monitor->check();
     throw_failure("rank {} cannot connect to the others: {}", environment.rank, plain_text(error));
@@ -213,16 +235,19 @@ bool ProcessGroup::Impl::is_staged(const at::Tensor& tensor) const {
   return options.backend == "gloo" || (options.backend == "auto" && !tensor.device().is_cuda());
 }
 
-c10d::Backend& ProcessGroup::Impl::backend_for(const at::Tensor& tensor) {
-  if (tensor.device().is_cpu()) return *control;
-  if (!device) {
+c10d::Backend& ProcessGroup::Impl::backend_for(const at::Tensor& tensor, Scope scope) {
+  Members& some = members(scope).size == everyone.size ? everyone : members(scope);
+  if (tensor.device().is_cpu()) return *some.control;
+  if (!some.device) {
     const MakeNcclGroup make = find_nccl();
-    if (make != nullptr) device = make({keys("nccl"), rank(), size(), milliseconds(options.timeout)});
-    if (!device)
+    if (make != nullptr)
+      some.device = make({keys("nccl/" + some.name), static_cast<int>(some.rank), static_cast<int>(some.size),
+                          milliseconds(options.timeout)});
+    if (!some.device)
       throw_failure(
           "tensors on a GPU need NCCL, which is not there: build with -DTHINKVG_CUDA=ON where nccl.h is found");
   }
-  return *device;
+  return *some.device;
 }
 
 void ProcessGroup::Impl::finish(const WorkPointer& work, bool on_cpu) {
@@ -247,7 +272,7 @@ template <class Start>
 void ProcessGroup::Impl::run(const at::Tensor& tensor, const Start& start) {
   WorkPointer work;
   try {
-    work = start(backend_for(tensor));
+    work = start(backend_for(tensor, Scope::all));
   } catch (const c10::Error& error) {
     monitor->connection_broke(plain_text(error));
   }
@@ -309,7 +334,7 @@ std::shared_ptr<PendingCollective::Impl> ProcessGroup::Impl::begin(const Call& c
   pending->name = call.name;
   pending->tensors = {tensor};
   try {
-    pending->work = start(backend_for(tensor));
+    pending->work = start(backend_for(tensor, call.scope));
   } catch (const c10::Error& error) {
     monitor->connection_broke(plain_text(error));
   }
@@ -323,6 +348,7 @@ ProcessGroup::ProcessGroup(const LaunchEnvironment& environment, const DistOptio
   options.check();
   impl_->environment = environment;
   impl_->options = options;
+  impl_->set_members();
   if (environment.world_size > 1) impl_->connect(hooks);
 }
 
@@ -337,12 +363,14 @@ ProcessGroup::~ProcessGroup() {
     // The others find out by themselves.
   }
   // Exchanges that never end would keep the destructors waiting; the process is about to end.
-  static_cast<void>(impl.control.release());
-  static_cast<void>(impl.device.release());
+  for (Members* some : {&impl.everyone, &impl.shard, &impl.replicas}) {
+    static_cast<void>(some->control.release());
+    static_cast<void>(some->device.release());
+  }
 }
 
-std::int64_t ProcessGroup::rank() const { return impl_->environment.rank; }
-std::int64_t ProcessGroup::size() const { return impl_->environment.world_size; }
+std::int64_t ProcessGroup::rank(Scope scope) const { return impl_->members(scope).rank; }
+std::int64_t ProcessGroup::size(Scope scope) const { return impl_->members(scope).size; }
 std::int64_t ProcessGroup::local_rank() const { return impl_->environment.local_rank; }
 const DistOptions& ProcessGroup::options() const { return impl_->options; }
 
@@ -363,18 +391,19 @@ void ProcessGroup::fail(const std::exception& error) {
   impl_->monitor->tell(fmt::format("{}, failed: {}", impl_->monitor->own_place(), plain_text(error)));
 }
 
-PendingCollective ProcessGroup::start_all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction) {
-  if (size() == 1) return {};
+PendingCollective ProcessGroup::start_all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction,
+                                                 Scope scope) {
+  if (size(scope) == 1) return {};
   require_contiguous(tensor, name);
   if (impl_->is_staged(tensor)) {
     const at::Tensor copy = tensor.cpu();
-    PendingCollective pending = start_all_reduce(copy, name, reduction);
+    PendingCollective pending = start_all_reduce(copy, name, reduction, scope);
     pending.then([tensor, copy] { tensor.copy_(copy); });
     return pending;
   }
   const std::int64_t bytes = num_bytes(tensor);
   return PendingCollective(impl_->begin({"all-reduce " + std::string(reduction_name(reduction)), name,
-                                         shape_text(tensor), all_reduce_bytes(bytes, size())},
+                                         shape_text(tensor), all_reduce_bytes(bytes, size(scope)), scope},
                                         tensor, [&](c10d::Backend& backend) {
                                           std::vector<at::Tensor> tensors = {tensor};
                                           c10d::AllreduceOptions options;
@@ -383,8 +412,8 @@ PendingCollective ProcessGroup::start_all_reduce(at::Tensor tensor, const std::s
                                         }));
 }
 
-void ProcessGroup::all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction) {
-  start_all_reduce(std::move(tensor), name, reduction).wait();
+void ProcessGroup::all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction, Scope scope) {
+  start_all_reduce(std::move(tensor), name, reduction, scope).wait();
 }
 
 void ProcessGroup::broadcast(at::Tensor tensor, const std::string& name, std::int64_t root) {
@@ -397,7 +426,7 @@ void ProcessGroup::broadcast(at::Tensor tensor, const std::string& name, std::in
     return;
   }
   PendingCollective(impl_->begin({fmt::format("broadcast from {}", root), name, shape_text(tensor),
-                                  gather_bytes(num_bytes(tensor), size())},
+                                  gather_bytes(num_bytes(tensor), size()), Scope::all},
                                  tensor,
                                  [&](c10d::Backend& backend) {
                                    std::vector<at::Tensor> tensors = {tensor};
@@ -408,63 +437,65 @@ void ProcessGroup::broadcast(at::Tensor tensor, const std::string& name, std::in
       .wait();
 }
 
-at::Tensor ProcessGroup::all_gather(const at::Tensor& part, const std::string& name) {
+at::Tensor ProcessGroup::all_gather(const at::Tensor& part, const std::string& name, Scope scope) {
   if (part.dim() != 1) throw_invalid("all_gather '{}' takes one dimension, not {}", name, part.dim());
-  if (size() == 1) return part.unsqueeze(0);
+  if (size(scope) == 1) return part.unsqueeze(0);
   const at::Tensor own = part.contiguous();
-  const at::Tensor all = at::empty({size() * own.numel()}, own.options());
-  start_all_gather(own, all, name).wait();
-  return all.view({size(), own.numel()});
+  const at::Tensor all = at::empty({size(scope) * own.numel()}, own.options());
+  start_all_gather(own, all, name, scope).wait();
+  return all.view({size(scope), own.numel()});
 }
 
-PendingCollective ProcessGroup::start_all_gather(const at::Tensor& part, at::Tensor all, const std::string& name) {
+PendingCollective ProcessGroup::start_all_gather(const at::Tensor& part, at::Tensor all, const std::string& name,
+                                                 Scope scope) {
   require_contiguous(part, name);
   require_contiguous(all, name);
-  if (all.numel() != size() * part.numel())
-    throw_invalid("all_gather '{}': {} numbers of {} processes do not fill {}", name, part.numel(), size(),
+  if (all.numel() != size(scope) * part.numel())
+    throw_invalid("all_gather '{}': {} numbers of {} processes do not fill {}", name, part.numel(), size(scope),
                   all.numel());
-  if (size() == 1) {
+  if (size(scope) == 1) {
     all.copy_(part.view(all.sizes()));
     return {};
   }
   if (impl_->is_staged(part)) {
     const at::Tensor copy = at::empty(all.sizes(), all.options().device(at::kCPU));
-    PendingCollective pending = start_all_gather(part.cpu(), copy, name);
+    PendingCollective pending = start_all_gather(part.cpu(), copy, name, scope);
     pending.then([all, copy] { all.copy_(copy); });
     return pending;
   }
   at::Tensor own = part;
-  return PendingCollective(impl_->begin({"all-gather", name, shape_text(own), gather_bytes(num_bytes(all), size())},
-                                        own,
-                                        [&](c10d::Backend& backend) { return backend._allgather_base(all, own); }));
+  return PendingCollective(
+      impl_->begin({"all-gather", name, shape_text(own), gather_bytes(num_bytes(all), size(scope)), scope}, own,
+                   [&](c10d::Backend& backend) { return backend._allgather_base(all, own); }));
 }
 
-at::Tensor ProcessGroup::reduce_scatter(const at::Tensor& all, const std::string& name) {
+at::Tensor ProcessGroup::reduce_scatter(const at::Tensor& all, const std::string& name, Scope scope) {
   if (all.dim() != 2) throw_invalid("reduce_scatter '{}' takes rows, not {} dimensions", name, all.dim());
-  if (size() == 1 && all.size(0) == 1) return all[0];
+  if (size(scope) == 1 && all.size(0) == 1) return all[0];
   at::Tensor own = at::empty({all.size(1)}, all.options());
-  start_reduce_scatter(all.contiguous(), own, name).wait();
+  start_reduce_scatter(all.contiguous(), own, name, scope).wait();
   return own;
 }
 
-PendingCollective ProcessGroup::start_reduce_scatter(const at::Tensor& all, at::Tensor own, const std::string& name) {
+PendingCollective ProcessGroup::start_reduce_scatter(const at::Tensor& all, at::Tensor own, const std::string& name,
+                                                     Scope scope) {
   require_contiguous(all, name);
   require_contiguous(own, name);
-  if (all.dim() != 2 || all.size(0) != size() || all.size(1) != own.numel())
+  if (all.dim() != 2 || all.size(0) != size(scope) || all.size(1) != own.numel())
     throw_invalid("reduce_scatter '{}' takes one row of {} numbers for each of {} processes", name, own.numel(),
-                  size());
-  if (size() == 1) {
+                  size(scope));
+  if (size(scope) == 1) {
     own.copy_(all[0]);
     return {};
   }
   if (impl_->is_staged(all)) {
     const at::Tensor copy = at::empty(own.sizes(), own.options().device(at::kCPU));
-    PendingCollective pending = start_reduce_scatter(all.cpu(), copy, name);
+    PendingCollective pending = start_reduce_scatter(all.cpu(), copy, name, scope);
     pending.then([own, copy] { own.copy_(copy); });
     return pending;
   }
   at::Tensor input = all;
-  const Impl::Call call{"reduce-scatter", name, shape_text(input), gather_bytes(num_bytes(input), size())};
+  const Impl::Call call{"reduce-scatter", name, shape_text(input), gather_bytes(num_bytes(input), size(scope)), scope};
   if (!input.device().is_cpu())
     return PendingCollective(
         impl_->begin(call, input, [&](c10d::Backend& backend) { return backend._reduce_scatter_base(own, input); }));
@@ -485,7 +516,7 @@ std::vector<std::string> ProcessGroup::gather_texts(const std::string& text, con
   const auto start = Clock::now();
   impl.monitor->begin_collective(impl.sequence, name);
   impl.monitor->begin_wait(impl.sequence, name);
-  if (impl.options.check_collectives) impl.compare({"gathering of texts", name, "", 0});
+  if (impl.options.check_collectives) impl.compare({"gathering of texts", name, "", 0, Scope::all});
   std::vector<std::string> texts = impl.exchange_texts(text);
   impl.monitor->end_wait();
   CommunicationStats& cost = impl.stats[name];
@@ -499,10 +530,10 @@ std::string ProcessGroup::broadcast_text(const std::string& text, const std::str
   return gather_texts(rank() == root ? text : std::string(), name).at(static_cast<std::size_t>(root));
 }
 
-std::vector<double> ProcessGroup::sum(std::vector<double> values, const std::string& name) {
-  if (size() == 1 || values.empty()) return values;
+std::vector<double> ProcessGroup::sum(std::vector<double> values, const std::string& name, Scope scope) {
+  if (size(scope) == 1 || values.empty()) return values;
   const at::Tensor tensor = at::tensor(values, at::kDouble);
-  all_reduce(tensor, name);
+  all_reduce(tensor, name, Reduction::sum, scope);
   return {tensor.const_data_ptr<double>(), tensor.const_data_ptr<double>() + tensor.numel()};
 }
 

@@ -1,9 +1,6 @@
 #include "generation/cache_size.h"
 
 #include <algorithm>
-#include <fstream>
-#include <limits>
-#include <string>
 
 #include "thinkvg/core/error.h"
 #include "thinkvg/nn/device.h"
@@ -13,18 +10,6 @@ namespace thinkvg::generation {
 namespace {
 
 constexpr std::int64_t kMebibyte = std::int64_t{1} << 20;
-
-// Memory that programs can have without others being pushed out; nothing is known where there is no /proc.
-std::int64_t free_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  std::int64_t kibibytes = 0;
-  while (file >> name >> kibibytes) {
-    if (name == "MemAvailable:") return kibibytes * 1024;
-    std::getline(file, unit);
-  }
-  return std::numeric_limits<std::int64_t>::max();
-}
 
 }  // namespace
 
@@ -38,9 +23,9 @@ std::int64_t cache_pages(const models::VisionLanguageModel& model, const EngineO
   if (options.cache_mb > 0)
     pages = std::min(pages, options.cache_mb * kMebibyte / bytes / demand.share);
   else if (parameter.device().is_cpu())
-    pages = std::min(pages, std::max(free_memory() / 4 / bytes / demand.share, demand.least));
+    pages = std::min(pages, std::max(nn::free_memory(parameter.device()) / 4 / bytes / demand.share, demand.least));
   else if (parameter.device().is_cuda())
-    pages = std::min(pages, std::max(nn::device_memory(parameter.device()).free / 2 / bytes, demand.least));
+    pages = std::min(pages, std::max(nn::free_memory(parameter.device()) / 2 / bytes, demand.least));
   return std::max<std::int64_t>(1, pages);
 }
 

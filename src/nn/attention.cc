@@ -257,7 +257,8 @@ at::Tensor PackedAttention::attend_masked(std::int64_t layer, const at::Tensor& 
   record_layer(layer, key, value);
   if (!changes(plan_->layout, rule)) return attend_plan(query, key, value, plan_);
   check_shapes(query, key, value, plan_->num_tokens);
-  if (has_varlen_attention(query) && !changes(plan_->layout, {0, rule.image_blocks}))
+  if (has_varlen_attention(query) && query.scalar_type() != at::kFloat &&
+      !changes(plan_->layout, {0, rule.image_blocks}))
     return varlen_attention(query, key, value, plan_->varlen_on(query.device()), {true, rule.window});
   return masked_attention(query, key, value, *plan_, rule);
 }

@@ -4,6 +4,8 @@
 #include <dlfcn.h>
 
 #include <charconv>
+#include <fstream>
+#include <limits>
 
 #include "nn/cuda_kernels.h"
 #include "thinkvg/core/error.h"
@@ -82,6 +84,20 @@ at::Device device_setting(const std::string& name, std::int64_t local_rank) {
 DeviceMemory device_memory(const at::Device& device) {
   if (!device.is_cuda()) throw_invalid("device_memory expects a CUDA device, got {}", device.str());
   return cuda_kernels().memory(device);
+}
+
+std::int64_t free_memory(const at::Device& device) {
+  if (device.is_cuda()) return device_memory(device).free;
+  if (device.is_cpu()) {
+    std::ifstream file("/proc/meminfo");
+    std::string name, unit;
+    std::int64_t kibibytes = 0;
+    while (file >> name >> kibibytes) {
+      if (name == "MemAvailable:") return kibibytes * 1024;
+      std::getline(file, unit);
+    }
+  }
+  return std::numeric_limits<std::int64_t>::max();
 }
 
 void wait_for(const at::Device& device) {

@@ -13,9 +13,12 @@
 
 #include "nn/inference.h"
 #include "thinkvg/core/error.h"
+#include "thinkvg/nn/workers.h"
 
 namespace thinkvg::nn {
 namespace {
+
+constexpr std::int64_t kTokensOfAStep = 128;
 
 // theta^(-2i/width) for i < width/2.
 at::Tensor frequencies(double theta, std::int64_t width, const at::Device& device) {
@@ -37,7 +40,7 @@ at::Tensor rotate_on_cpu(const at::Tensor& x, const at::Tensor& cos, const at::T
     const float* sines = sin.const_data_ptr<float>();
     const std::int64_t token_stride = input.stride(0);
     const std::int64_t head_stride = input.stride(1);
-    at::parallel_for(0, x.size(0), 64, [&](std::int64_t begin, std::int64_t end) {
+    const auto some_tokens = [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t t = begin; t < end; ++t) {
         const float* __restrict c = cosines + t * half;
         const float* __restrict s = sines + t * half;
@@ -53,7 +56,12 @@ at::Tensor rotate_on_cpu(const at::Tensor& x, const at::Tensor& cos, const at::T
           }
         }
       }
-    });
+    };
+    // As in cpu/layers.cc: a decoding step leaves OpenMP alone.
+    if (x.size(0) <= kTokensOfAStep)
+      share_out(x.size(0), 64, some_tokens);
+    else
+      at::parallel_for(0, x.size(0), 64, some_tokens);
   });
   return output;
 }

@@ -82,13 +82,14 @@ at::Tensor varlen_attention(const at::Tensor& query, const at::Tensor& key, cons
         segments.longest_keys, /*dropout_p=*/0.0, mask.causal, /*return_debug_mask=*/false, std::nullopt,
         windowed ? mask.window - 1 : kUnlimited, windowed ? 0 : kUnlimited));
   }
+  // Its gradient knows no windows.
+  if (mask.window > 0) throw_invalid("attention in fp32: windows are not offered here");
   const bool needs_sums = query.requires_grad() || key.requires_grad() || value.requires_grad();
   return std::get<0>(at::_efficient_attention_forward(
                          queries.unsqueeze(0), repeated_heads(keys, query.size(1)).unsqueeze(0),
                          repeated_heads(values, query.size(1)).unsqueeze(0), std::nullopt, segments.cumulative_queries,
                          segments.cumulative_keys, segments.longest_queries, segments.longest_keys, /*dropout_p=*/0.0,
-                         mask.causal ? kBottomRight : kNoMask, needs_sums, std::nullopt, std::nullopt,
-                         mask.window > 0 ? std::optional<std::int64_t>(mask.window) : std::nullopt))
+                         mask.causal ? kBottomRight : kNoMask, needs_sums))
       .squeeze(0);
 }
 

@@ -32,7 +32,7 @@ bool has_varlen_attention(const at::Tensor& query);
 
 struct VarlenMask {
   bool causal = true;
-  std::int64_t window = 0;  // keys that a query sees at most, its own among them; 0: all. Causal alone
+  std::int64_t window = 0;  // keys that a query sees at most, its own among them; 0: all. Causal and in 16 bit alone
 };
 // query [T, H, K], key and value [T, J, K] of a pack, which has_varlen_attention(). Returns [T, H, K]. Flash attention
 // in 16 bit, memory-efficient attention in fp32. Differentiable.

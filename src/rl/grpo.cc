@@ -190,6 +190,7 @@ class GrpoTrainer {
       if (std::filesystem::exists(checkpoint_ / kAhead)) read_ahead(checkpoint_ / kAhead);
       spdlog::info("resuming from {}", checkpoint_.string());
     }
+    by_layer_ = train::fetches_by_layer(shards_.get(), group_, device_);
     run_.open_logs(step_);
     if (!shards_) train::require_equal_parameters(group_, trained_.parameters());
     if (step_ > 0 && group_.is_main()) watch_ = rewards::watch_run(run_.path());
@@ -219,8 +220,8 @@ class GrpoTrainer {
       bool save_now = step_ == steps || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0);
       const bool evaluates = validation_.due(step_, steps);
       if (evaluates) {
-        const train::ParameterShards::Whole whole(shards_.get(), group_.is_main());
-        const train::Validation::Result evaluation = validation_.evaluate(step_);
+        train::ParameterShards::Whole whole(shards_.get(), group_.is_main(), by_layer_);
+        const train::Validation::Result evaluation = validation_.evaluate(step_, [&] { whole.end_passes(); });
         metrics.update(evaluation.metrics);
         eval_summary = ", " + evaluation.summary;
         save_now |= evaluation.is_best;
@@ -314,10 +315,11 @@ class GrpoTrainer {
 
   // Completions of the next questions, with their rewards. With dynamic sampling other questions take the place of
   // groups without signal, for a number of rounds.
-  Draw draw() {
+  Draw draw(train::ParameterShards::Whole& whole) {
     Draw result;
     for (std::int64_t round = 0;; ++round) {
       std::vector<Group> groups = draw_groups(options_.prompts_per_step - result.num_groups, result);
+      whole.end_passes();
       // Otherwise they stay: they count in the normaliser, and a KL term moves them.
       if (!options_.dynamic_sampling) {
         result.num_groups = options_.prompts_per_step;
@@ -403,6 +405,7 @@ class GrpoTrainer {
   }
 
   std::vector<at::Tensor> features_now(const std::vector<generation::Question>& questions) {
+    if (questions.empty()) return {};  // more processes than questions
     std::vector<const generation::Question*> pointers;
     for (const generation::Question& question : questions) pointers.push_back(&question);
     const at::NoGradGuard no_grad;
@@ -494,13 +497,14 @@ class GrpoTrainer {
     Clock::time_point update_start;
     double forward_seconds = 0;
     {
-      const train::ParameterShards::Whole whole(shards_.get());
-      drawn = ahead_ ? *std::exchange(ahead_, std::nullopt) : draw();
+      train::ParameterShards::Whole whole(shards_.get(), true, by_layer_);
+      drawn = ahead_ ? *std::exchange(ahead_, std::nullopt) : draw(whole);
       drawn_ahead_ = drawn.ahead;
       if (options_.overlap_rollout && step_ + 1 < options_.run.steps) next = draw_ahead();
       update_start = Clock::now();
       group_.set_phase("update", step_ + 1);
       if (needs_forward_pass()) forward_pass(own);
+      whole.end_passes();
       forward_seconds = seconds_since(update_start);
     }
     const Advantages advantages = set_advantages(own);
@@ -1021,8 +1025,8 @@ class GrpoTrainer {
   void log_watched() {
     if (options_.watch_every == 0 || options_.watched_questions == 0) return;
     group_.set_phase("watched questions", step_);
-    const train::ParameterShards::Whole whole(shards_.get(), group_.is_main());
-    if (watched_.empty()) return;  // rank 0 asks them
+    train::ParameterShards::Whole whole(shards_.get(), group_.is_main(), by_layer_);
+    if (watched_.empty()) return whole.end_passes();  // rank 0 asks them
     Prepared prepared;
     prepared.questions = builder_.build(watched_);
     prepared.features = features_now(prepared.questions);
@@ -1030,6 +1034,7 @@ class GrpoTrainer {
     generation::SamplingOptions sampling = options_.sampling;
     sampling.temperature = 0;
     std::vector<std::vector<Completion>> completions = roll_out(prepared, step_, 1, sampling);
+    whole.end_passes();
     for (const Group& group : scored_groups(std::move(prepared.questions), std::move(completions), step_))
       run_.log_sample(completion_line(group, 0), "watched.jsonl");
   }
@@ -1046,6 +1051,7 @@ class GrpoTrainer {
   std::filesystem::path checkpoint_;
   train::TrainedModel trained_;
   std::unique_ptr<train::ParameterShards> shards_;  // null: every process has all weights
+  bool by_layer_ = false;                           // fetched for rollouts and evaluations
   train::DistributedAdamW optimizer_;
   generation::QuestionBuilder builder_;
   train::Validation validation_;

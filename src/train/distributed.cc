@@ -113,7 +113,7 @@ at::Tensor DistributedAdamW::cut_piece(std::size_t place) {
   }
   if (!parameter.is_contiguous()) throw_invalid("the parameter {} is not contiguous: it cannot be sharded", name);
   const std::int64_t share = share_size(place);
-  piece.begin = std::min(group_.rank() * share, parameter.numel());
+  piece.begin = std::min(group_.rank(dist::Scope::shard) * share, parameter.numel());
   piece.length = std::min(share, parameter.numel() - piece.begin);
   return parameter.detach().view({-1}).narrow(0, piece.begin, piece.length);
 }
@@ -123,7 +123,7 @@ void DistributedAdamW::make_buckets() {
   for (std::size_t place = 0; place < parameters_.size(); ++place) {
     const at::Tensor& parameter = parameters_[place].second;
     const std::int64_t numbers = sharded_ ? share_size(place) : parameter.numel();
-    const std::int64_t factor = sharded_ ? group_.size() : 1;
+    const std::int64_t factor = sharded_ ? group_.size(dist::Scope::shard) : 1;
     const bool fits = !buckets_.empty() && (buckets_.back().size + numbers) * factor <= limit &&
                       parameters_[buckets_.back().places.front()].second.scalar_type() == parameter.scalar_type();
     if (!fits) buckets_.emplace_back();
@@ -135,7 +135,7 @@ void DistributedAdamW::make_buckets() {
 }
 
 std::int64_t DistributedAdamW::share_size(std::size_t place) const {
-  return ceil_divided(parameters_[place].second.numel(), group_.size());
+  return ceil_divided(parameters_[place].second.numel(), group_.size(dist::Scope::shard));
 }
 
 // The sums over processes of one set of gradients, bucket by bucket, from the last parameter to the first: in that
@@ -196,7 +196,7 @@ class DistributedAdamW::Exchange {
   }
 
   void scatter(const Bucket& bucket, const at::TensorOptions& options) {
-    const std::int64_t num_processes = optimizer_.group_.size();
+    const std::int64_t num_processes = optimizer_.group_.size(dist::Scope::shard);
     const at::Tensor rows = at::zeros({num_processes, bucket.size}, options);
     for (std::size_t i = 0; i < bucket.places.size(); ++i) {
       at::Tensor& gradient = gradients_[bucket.places[i]];
@@ -205,7 +205,8 @@ class DistributedAdamW::Exchange {
             .copy_(as_rows(gradient, num_processes));
       gradient = at::Tensor();
     }
-    const at::Tensor own = optimizer_.group_.reduce_scatter(rows, kGradients);
+    const at::Tensor own = optimizer_.group_.reduce_scatter(rows, kGradients, dist::Scope::shard);
+    optimizer_.group_.all_reduce(own, kGradients, dist::Reduction::sum, dist::Scope::replicas);
     for (std::size_t i = 0; i < bucket.places.size(); ++i)
       gradients_[bucket.places[i]] =
           own.narrow(0, bucket.offsets[i], optimizer_.pieces_[bucket.places[i]].length).clone();
@@ -299,7 +300,7 @@ double DistributedAdamW::step(const std::vector<at::Tensor>& gradients, double l
     square += norm * norm;
     local[static_cast<std::size_t>(pieces_[i].local_place)] = gradients[i];
   }
-  const double norm = std::sqrt(group_.sum({square}, "gradient norm").front());
+  const double norm = std::sqrt(group_.sum({square}, "gradient norm", dist::Scope::shard).front());
   if (!std::isfinite(norm)) return norm;
   local_->step(local, lr, norm);
   if (shards_ == nullptr) gather_parameters();
@@ -315,7 +316,7 @@ void DistributedAdamW::gather_parameters() {
       const at::Tensor flat = parameters_[bucket.places[i]].second.detach().view({-1});
       own.narrow(0, bucket.offsets[i], piece.length).copy_(flat.narrow(0, piece.begin, piece.length));
     }
-    const at::Tensor rows = group_.all_gather(own, "parameters");
+    const at::Tensor rows = group_.all_gather(own, "parameters", dist::Scope::shard);
     for (std::size_t i = 0; i < bucket.places.size(); ++i) {
       const at::Tensor parameter = parameters_[bucket.places[i]].second.detach();
       parameter.copy_(rows.narrow(1, bucket.offsets[i], share_size(bucket.places[i]))

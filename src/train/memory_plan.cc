@@ -196,7 +196,11 @@ MemoryPlan plan_memory(const MemorySettings& s) {
         "of a layer, of the next one, and of what is no layer");
   add(plan.pass, "buckets", (s.optimizer_shards > 1 ? 2 : 1) * s.bucket_bytes, "gradients that are sent and received");
 
-  if (split > 0 && (s.rollout || s.evaluates)) add(plan.rollout, "fetched weights", split * bytes, "the whole model");
+  if (split > 0 && (s.rollout || s.evaluates)) {
+    const std::int64_t some = s.split.outside + s.split.in_tower + 2 * s.split.largest_block;
+    add(plan.rollout, "fetched weights", (s.fetches_by_layer ? std::min(some, split) : split) * bytes,
+        s.fetches_by_layer ? "two layers, and all that is none (dist.rollout_weights by_layer)" : "the whole model");
+  }
   if (s.rollout) {
     plan.rollout_overlaps = s.rollout->overlaps;
     const std::int64_t a_token = 2 * m.language.num_layers * m.language.num_kv_heads * m.language.head_width * bytes;

@@ -1,6 +1,7 @@
 #include "thinkvg/train/parameter_shards.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <utility>
 
 #include "thinkvg/core/error.h"
+#include "thinkvg/nn/device.h"
 #include "thinkvg/nn/layers.h"
 #include "thinkvg/train/distributed.h"
 #include "train/gradient_hooks.h"
@@ -56,6 +58,7 @@ struct Layout {
     bool learns = true;  // a gradient passes it
   };
   std::vector<Block> blocks;
+  std::size_t num_of_tower = 0;  // they come first
   models::NamedTensors outside;
 };
 
@@ -74,8 +77,9 @@ Layout lay_out(const TrainedModel& trained) {
       if (!block || is_language(item.key()) != language) continue;
       models::NamedTensors tensors = tensors_of(*block, item.key());
       for (const auto& [name, tensor] : tensors) in_blocks.insert(tensor.unsafeGetTensorImpl());
-      if (language || tower_is_split)
-        layout.blocks.push_back({std::move(block), std::move(tensors), language || tower_learns});
+      if (!language && !tower_is_split) continue;
+      layout.blocks.push_back({std::move(block), std::move(tensors), language || tower_learns});
+      layout.num_of_tower += language ? 0 : 1;
     }
   }
   for (const auto& [name, tensor] : tensors_of(model, ""))
@@ -116,6 +120,7 @@ ParameterShards::ParameterShards(const TrainedModel& trained, dist::ProcessGroup
     learns.push_back(block.learns);
     blocks_.push_back(std::move(block.module));
   }
+  first_layer_ = layout.num_of_tower;
   add_unit(layout.outside);
 
   std::map<const at::TensorImpl*, Place> places;
@@ -137,6 +142,8 @@ ParameterShards::ParameterShards(const TrainedModel& trained, dist::ProcessGroup
     turns_.push_back({i, true});
   }
 }
+
+std::int64_t ParameterShards::num_shares() const { return group_.size(dist::Scope::shard); }
 
 ParameterShards::~ParameterShards() {
   for (const auto& block : blocks_) block->wrapper = nullptr;
@@ -162,10 +169,11 @@ void ParameterShards::split(Section& section, const models::NamedTensors& tensor
     section.offsets.push_back(size);
     size += rounded_up(tensor.numel(), kAlignment);
   }
-  const std::int64_t share = rounded_up(size, group_.size()) / group_.size(), first = group_.rank() * share;
+  const std::int64_t share = rounded_up(size, num_shares()) / num_shares(),
+                     first = group_.rank(dist::Scope::shard) * share;
   const at::TensorOptions options = tensors.front().second.options().requires_grad(false);
   section.shard = at::zeros({share}, options);
-  section.flat = at::empty({group_.size() * share}, options);
+  section.flat = at::empty({num_shares() * share}, options);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto& [name, tensor] = tensors[i];
     if (tensor.scalar_type() != section.flat.scalar_type())
@@ -199,7 +207,7 @@ void ParameterShards::start(Unit& unit) {
   if (unit.state != Unit::State::away) return;
   for (Section& section : unit.sections) {
     give_memory(section.flat);
-    section.coming = group_.start_all_gather(section.shard, section.flat, "parameters");
+    section.coming = group_.start_all_gather(section.shard, section.flat, "parameters", dist::Scope::shard);
   }
   unit.state = Unit::State::coming;
 }
@@ -244,9 +252,9 @@ void ParameterShards::start_reduce(std::size_t unit) {
   for (Section& section : units_[unit].sections) {
     if (!section.trained) continue;
     const at::TensorOptions options = section.shard.options().dtype(at::kFloat);
-    if (!section.gradient.defined()) section.gradient = at::zeros({group_.size(), section.shard.numel()}, options);
+    if (!section.gradient.defined()) section.gradient = at::zeros({num_shares(), section.shard.numel()}, options);
     section.sum = at::empty({section.shard.numel()}, options);
-    section.going = group_.start_reduce_scatter(section.gradient, section.sum, "gradients");
+    section.going = group_.start_reduce_scatter(section.gradient, section.sum, "gradients", dist::Scope::shard);
   }
   reduced_ = static_cast<std::int64_t>(unit);
 }
@@ -272,7 +280,7 @@ void ParameterShards::keep_gradient(std::size_t place, const at::Tensor& gradien
     throw_failure("the gradient of {} came when its block's turn was over", parameters_[place].first);
   Section& section = unit.sections[at_place.section];
   if (!section.gradient.defined())
-    section.gradient = at::zeros({group_.size(), section.shard.numel()}, section.shard.options().dtype(at::kFloat));
+    section.gradient = at::zeros({num_shares(), section.shard.numel()}, section.shard.options().dtype(at::kFloat));
   section.gradient.view({-1})
       .narrow(0, section.offsets[at_place.tensor], gradient.numel())
       .add_(gradient.reshape({-1}));
@@ -283,6 +291,8 @@ at::Tensor ParameterShards::run_block(std::size_t unit, const nn::BlockForward& 
   switch (phase_) {
     case Phase::whole:
       return forward(input);
+    case Phase::by_layer:
+      return run_fetched(unit, forward, input);
     case Phase::none:
       throw_failure("the model's weights are split over processes: they must be fetched before a forward pass");
     case Phase::backward:  // a checkpointed block runs again
@@ -295,6 +305,18 @@ at::Tensor ParameterShards::run_block(std::size_t unit, const nn::BlockForward& 
   at::Tensor output = forward(input);
   if (output.requires_grad())
     output.register_hook([this, unit](const at::Tensor&) { go_to(units_[unit].backward_turn); });
+  return output;
+}
+
+// In a pass that all processes go through, each for itself or for the others' sake (an empty `forward`).
+at::Tensor ParameterShards::run_fetched(std::size_t unit, const nn::BlockForward& forward, const at::Tensor& input) {
+  if (unit < first_layer_) return forward(input);
+  if (unit == first_layer_ && forward) group_.any(true, "pass");
+  start(units_[unit]);
+  if (unit + 1 < blocks_.size()) start(units_[unit + 1]);
+  fetch(units_[unit]);
+  at::Tensor output = forward ? forward(input) : at::Tensor();
+  release(units_[unit]);
   return output;
 }
 
@@ -318,6 +340,18 @@ void ParameterShards::run_pass(const std::function<at::Tensor()>& loss) {
   finish_reduce();
 }
 
+// What the other shards have summed up in a step.
+void ParameterShards::add_replicas() {
+  const at::NoGradGuard no_grad;
+  std::vector<dist::PendingCollective> pending;
+  for (Unit& unit : units_)
+    for (Section& section : unit.sections)
+      if (section.trained)
+        pending.push_back(
+            group_.start_all_reduce(section.sums, "gradients", dist::Reduction::sum, dist::Scope::replicas));
+  for (dist::PendingCollective& one : pending) one.wait();
+}
+
 ParameterShards::Gradients ParameterShards::accumulate(std::int64_t count, std::int64_t rounds,
                                                        const std::function<at::Tensor(std::int64_t)>& loss) {
   reached_.assign(parameters_.size(), 0);
@@ -326,6 +360,7 @@ ParameterShards::Gradients ParameterShards::accumulate(std::int64_t count, std::
   for (std::int64_t round = 0; round < rounds; ++round)
     run_pass(round < count ? [&] { return loss(round); } : std::function<at::Tensor()>());
   release(rest);
+  add_replicas();
   Gradients gradients{std::vector<at::Tensor>(parameters_.size()), std::move(reached_)};
   for (std::size_t place = 0; place < parameters_.size(); ++place) {
     const Place& at_place = places_[place];
@@ -339,9 +374,27 @@ ParameterShards::Gradients ParameterShards::accumulate(std::int64_t count, std::
   return gradients;
 }
 
-ParameterShards::Whole::Whole(ParameterShards* shards, bool here) : shards_(shards) {
+std::int64_t ParameterShards::whole_bytes() const {
+  std::int64_t bytes = 0;
+  for (const Unit& unit : units_)
+    for (const Section& section : unit.sections)
+      bytes += section.flat.numel() * static_cast<std::int64_t>(section.flat.element_size());
+  return bytes;
+}
+
+ParameterShards::Whole::Whole(ParameterShards* shards, bool here, bool by_layer) : shards_(shards) {
   if (shards_ == nullptr) return;
   if (shards_->phase_ != Phase::none) throw_failure("the model's weights are in use: they cannot be fetched whole");
+  if (by_layer) {
+    for (std::size_t unit = 0; unit < shards_->first_layer_; ++unit) shards_->fetch(shards_->units_[unit]);
+    shards_->fetch(shards_->units_.back());
+    shards_->phase_ = Phase::by_layer;
+    if (shards_->units_.back().sections.front().flat.is_cpu()) {
+      threads_ = at::get_num_threads();
+      at::set_num_threads(1);
+    }
+    return;
+  }
   for (Unit& unit : shards_->units_) {
     shards_->fetch(unit);
     if (!here) shards_->release(unit);
@@ -350,9 +403,17 @@ ParameterShards::Whole::Whole(ParameterShards* shards, bool here) : shards_(shar
 }
 
 ParameterShards::Whole::~Whole() {
-  if (shards_ == nullptr || shards_->phase_ != Phase::whole) return;
+  if (shards_ == nullptr || (shards_->phase_ != Phase::whole && shards_->phase_ != Phase::by_layer)) return;
+  if (threads_ > 0) at::set_num_threads(threads_);
   for (Unit& unit : shards_->units_) shards_->release(unit);
   shards_->phase_ = Phase::none;
+}
+
+void ParameterShards::Whole::end_passes() {
+  if (shards_ == nullptr || shards_->phase_ != Phase::by_layer) return;
+  while (shards_->group_.any(false, "pass"))
+    for (std::size_t unit = shards_->first_layer_; unit < shards_->blocks_.size(); ++unit)
+      shards_->run_fetched(unit, {}, {});
 }
 
 models::FolderContent ParameterShards::fetched(models::FolderContent content) {
@@ -383,8 +444,16 @@ dist::SplitWeights split_weights(const TrainedModel& trained) {
     // The last block stays for its backward pass.
     if (block.learns && &block != &layout.blocks.back()) weights.backward += count;
     weights.largest_block = std::max(weights.largest_block, count);
+    if (&block - layout.blocks.data() < static_cast<std::ptrdiff_t>(layout.num_of_tower)) weights.in_tower += count;
   }
   return weights;
+}
+
+bool fetches_by_layer(const ParameterShards* shards, dist::ProcessGroup& group, at::Device device) {
+  if (shards == nullptr) return false;
+  const std::string& how = group.options().rollout_weights;
+  if (how != "auto") return how == "by_layer";
+  return group.any(2 * shards->whole_bytes() > nn::free_memory(device), "room for the weights");
 }
 
 std::unique_ptr<ParameterShards> shard_parameters(const TrainedModel& trained, dist::ProcessGroup& group) {

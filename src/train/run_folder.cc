@@ -145,7 +145,10 @@ void RunFolder::save_checkpoint(const models::FolderContent& model, const Distri
       fs::create_directories(shards);
     }
     group.barrier("folder of shards");
-    models::write_safetensors(optimizer.state(), shards / optimizer_file(group.rank(), group.size()));
+    // Other shards hold the same.
+    if (group.rank(dist::Scope::replicas) == 0)
+      models::write_safetensors(
+          optimizer.state(), shards / optimizer_file(group.rank(dist::Scope::shard), group.size(dist::Scope::shard)));
     group.barrier("shards");
   }
   if (!writes_) return;

@@ -92,6 +92,7 @@ class SftTrainer {
     }
     run_.open_logs(step_);
     if (!shards_) require_equal_parameters(group_, trained_.parameters());
+    by_layer_ = fetches_by_layer(shards_.get(), group_, trained_.device());
     loader_ = std::make_unique<data::BatchLoader>(
         dataset_, data::LoaderOptions{options.batch_size, static_cast<std::uint64_t>(options.seed), 2, step_},
         [this](const std::vector<data::Sample>& samples) { builder_.prefetch(own_share(samples)); });
@@ -115,8 +116,8 @@ class SftTrainer {
       bool save_now = step_ == steps_ || (options_.run.save_every > 0 && step_ % options_.run.save_every == 0);
       const bool evaluates = validation_.due(step_, steps_);
       if (evaluates) {
-        const ParameterShards::Whole whole(shards_.get(), group_.is_main());
-        const Validation::Result evaluation = validation_.evaluate(step_);
+        ParameterShards::Whole whole(shards_.get(), group_.is_main(), by_layer_);
+        const Validation::Result evaluation = validation_.evaluate(step_, [&] { whole.end_passes(); });
         metrics.update(evaluation.metrics);
         eval_summary = ", " + evaluation.summary;
         save_now |= evaluation.is_best;
@@ -303,6 +304,7 @@ class SftTrainer {
   std::filesystem::path checkpoint_;
   TrainedModel trained_;
   std::unique_ptr<ParameterShards> shards_;  // null: every process has all weights
+  bool by_layer_ = false;                    // fetched for evaluations
   DistributedAdamW optimizer_;
   QuestionBuilder builder_;
   std::unique_ptr<data::BatchLoader> loader_;  // uses the builder

@@ -132,12 +132,13 @@ std::map<std::string, double> Validation::measure(std::int64_t step) {
   return values;
 }
 
-Validation::Result Validation::evaluate(std::int64_t step) {
+Validation::Result Validation::evaluate(std::int64_t step, const std::function<void()>& measured) {
   const auto start = std::chrono::steady_clock::now();
   dist::ProcessGroup& group = context_.group;
   group.set_phase("evaluation", step);
-  const std::map<std::string, double> values =
-      shared(group.is_main() ? measure(step) : std::map<std::string, double>(), group);
+  const std::map<std::string, double> own = group.is_main() ? measure(step) : std::map<std::string, double>();
+  if (measured) measured();
+  const std::map<std::string, double> values = shared(own, group);
   Result result;
   for (const std::string& name : validation_metrics()) {
     const auto found = values.find(name);

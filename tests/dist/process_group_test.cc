@@ -45,6 +45,18 @@ TEST(DistOptionsTest, NamesWhatIsWrong) {
   EXPECT_THAT([&] { options.check(); },
               ::testing::ThrowsMessage<std::invalid_argument>(AllOf(HasSubstr("dist.backend"), HasSubstr("mpi"))));
   options = {};
+  options.shard_size = 2;
+  EXPECT_THAT([&] { options.check(); },
+              ::testing::ThrowsMessage<std::invalid_argument>(AllOf(HasSubstr("dist.shard_size"), HasSubstr("none"))));
+  options.sharding = "parameters";
+  EXPECT_NO_THROW(options.check());
+  EXPECT_EQ(options.processes_a_shard(1), 1);
+  EXPECT_EQ(options.processes_a_shard(6), 2);
+  EXPECT_THAT([&] { options.processes_a_shard(5); },
+              ::testing::ThrowsMessage<std::invalid_argument>(AllOf(HasSubstr("dist.shard_size 2"), HasSubstr("5"))));
+  options.shard_size = 0;
+  EXPECT_EQ(options.processes_a_shard(5), 5);
+  options = {};
   options.timeout = 0;
   EXPECT_THAT([&] { options.check(); }, ::testing::ThrowsMessage<std::invalid_argument>(HasSubstr("dist.timeout")));
 }

@@ -134,6 +134,31 @@ TEST(SftDist, AnotherDeviceLearnsTheSame) {
   }
 }
 
+// Two shards of two processes, which hold the same.
+TEST(SftDist, ShardsOfSomeProcessesDoNotChangeTheLosses) {
+  const test::TemporaryFolder folder;
+  const Training one = train("sft", 1, sft_options(folder / "1"));
+  for (const char* sharding : {"optimizer", "gradients", "parameters"}) {
+    SCOPED_TRACE(sharding);
+    const fs::path out = folder / sharding;
+    const Training several =
+        train("sft", 4, sft_options(out), {{"sharding", sharding}, {"shard_size", 2}, {"bucket_mb", 1}});
+    expect_same_curves(several, one);
+    EXPECT_EQ(train::checkpoint_damage(out / "checkpoints/step-5"), "");
+    for (std::int64_t rank = 0; rank < 2; ++rank)
+      EXPECT_TRUE(fs::exists(out / "checkpoints/step-5/trainer" / train::optimizer_file(rank, 2)));
+    expect_same_weights(out / "checkpoints/step-5", folder / "1/checkpoints/step-5", 2e-4);
+  }
+  Json options = sft_options(folder / "parameters");
+  options["resume"] = true;
+  options["run"]["steps"] = 7;
+  const Training on = train("sft", 2, options, {{"sharding", "optimizer"}});
+  EXPECT_EQ(on.metrics.size(), 7u);
+  const WorkersResult uneven = run_workers(
+      "sft", 3, {{"options", sft_options(folder / "3")}, {"dist", {{"sharding", "parameters"}, {"shard_size", 2}}}});
+  EXPECT_THAT(uneven.error(0), ::testing::HasSubstr("dist.shard_size 2 must divide the number of processes, 3"));
+}
+
 TEST(SftDist, AdaptersAndFrozenPartsShardToo) {
   const test::TemporaryFolder folder;
   const auto options = [&](const std::string& name) {
@@ -292,6 +317,47 @@ TEST(SftDist, SendsNoMoreThanItMust) {
   const PlannedCommunication planned = plan_communication({numbers, 4, "parameters", weights}, 2, 1);
   EXPECT_EQ(bytes(split, "gradients"), 5 * planned.gradients);
   EXPECT_EQ(bytes(split, "parameters"), 5 * planned.parameters + gather_bytes(4 * numbers, 2));
+  options["out"] = (folder / "hybrid").string();
+  const Training hybrid = train("sft", 4, options, {{"sharding", "parameters"}, {"shard_size", 2}});
+  const PlannedCommunication in_shards = plan_communication({numbers, 4, "parameters", weights, 0, 0, 2}, 4, 1);
+  EXPECT_EQ(bytes(hybrid, "gradients"), 5 * in_shards.gradients);
+  EXPECT_EQ(bytes(hybrid, "parameters"), 5 * in_shards.parameters + gather_bytes(4 * numbers, 2));
+}
+
+// Processes with other numbers of questions, refills and passes without gradient fetch the layers together.
+TEST(GrpoDist, RolloutsLayerByLayerAreTheSame) {
+  const test::TemporaryFolder folder;
+  const auto options = [&](const std::string& name) {
+    Json json = grpo_options(folder / name);
+    json["beta"] = 0.04;
+    json["updates_per_rollout"] = 2;
+    json["dynamic_sampling"] = true;
+    json["max_refill"] = 2;
+    json["watch_every"] = 2;
+    json["eval"] = {{"every", 2},
+                    {"data", {{"path", test::tiny_run().train.string()}}},
+                    {"loss_questions", 6},
+                    {"score_questions", 0}};
+    return json;
+  };
+  const Training one = train("grpo", 1, options("1"));
+  for (const std::int64_t size : {2, 4}) {
+    SCOPED_TRACE(size);
+    Json split = options(std::to_string(size));
+    if (size == 4) split["freeze_vision"] = split["freeze_projector"] = false;
+    const Training plain = size == 4 ? train("grpo", 1,
+                                             [&] {
+                                               Json json = split;
+                                               json["out"] = (folder / "4-alone").string();
+                                               return json;
+                                             }())
+                                     : one;
+    const Training several =
+        train("grpo", size, split,
+              {{"sharding", "parameters"}, {"rollout_weights", "by_layer"}, {"shard_size", size == 4 ? 2 : 0}});
+    expect_same_curves(several, plain);
+    EXPECT_EQ(several.samples.size(), plain.samples.size());
+  }
 }
 
 TEST(GrpoDist, AnotherDeviceLearnsTheSame) {

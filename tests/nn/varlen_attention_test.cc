@@ -88,7 +88,7 @@ TEST_P(VarlenAttentionGpu, EqualsPlainAttention) {
   const double tolerance = type == at::kFloat ? 1e-4 : 3e-2;
   for (const SequenceLayout& layout : kLayouts) {
     for (const VarlenMask mask : {VarlenMask{true, 0}, VarlenMask{true, 3}, VarlenMask{false, 0}}) {
-      if (!mask.causal && !layout.prefix.empty()) continue;
+      if ((!mask.causal && !layout.prefix.empty()) || (mask.window > 0 && type == at::kFloat)) continue;
       const Inputs in(layout.num_tokens(), 64);
       const auto leaf = [](const at::Tensor& tensor) { return tensor.detach().requires_grad_(); };
       const at::Tensor query = leaf(in.query.to(type).cuda()), key = leaf(in.key.to(type).cuda()),

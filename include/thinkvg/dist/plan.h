@@ -17,6 +17,7 @@ struct SplitWeights {
   std::int64_t in_blocks = 0;        // fetched for each forward pass, block by block
   std::int64_t backward = 0;         // of them, what is fetched again for the backward pass
   std::int64_t largest_block = 0;
+  std::int64_t in_tower = 0;  // of those in blocks, what is not the decoder's
   std::int64_t total() const { return outside + in_blocks; }
 };
 
@@ -27,6 +28,8 @@ struct PlannedTraining {
   std::string sharding = "none";      // DistOptions
   SplitWeights split;                 // sharding parameters alone
   std::int64_t whole_fetches = 0;     // times a step that all of the split weights are fetched: for rollouts
+  std::int64_t layer_passes = 0;      // or passes without gradient, layer by layer (dist.rollout_weights)
+  std::int64_t shard_size = 0;        // DistOptions
 };
 
 // Bytes that one process sends in one optimizer step, as CommunicationStats counts them.

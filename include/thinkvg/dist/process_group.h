@@ -25,6 +25,11 @@ class PeerFailure : public std::runtime_error {
 
 enum class Reduction { sum, min, max };
 
+// Who takes part in a collective: all processes; those that split something among themselves (DistOptions::shard_size
+// neighbours); or the processes that hold the same part as this one in the other shards. All processes make the call
+// all the same, each with those of its own scope.
+enum class Scope { all, shard, replicas };
+
 // What the collectives of one name have cost this process.
 struct CommunicationStats {
   std::int64_t count = 0;
@@ -73,8 +78,8 @@ class ProcessGroup {
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
 
-  std::int64_t rank() const;
-  std::int64_t size() const;
+  std::int64_t rank(Scope scope = Scope::all) const;
+  std::int64_t size(Scope scope = Scope::all) const;
   // Its number among the processes of this machine.
   std::int64_t local_rank() const;
   // Rank 0: the one that writes logs and checkpoints.
@@ -88,24 +93,28 @@ class ProcessGroup {
   // Tells all other processes why this one ends, and gives them the time to hear it. PeerFailure is not told again.
   void fail(const std::exception& error);
 
-  // In place, over all ranks; float, double, bfloat16 or int64.
-  void all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction = Reduction::sum);
-  PendingCollective start_all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction = Reduction::sum);
+  // In place, over the scope's ranks; float, double, bfloat16 or int64.
+  void all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction = Reduction::sum,
+                  Scope scope = Scope::all);
+  PendingCollective start_all_reduce(at::Tensor tensor, const std::string& name, Reduction reduction = Reduction::sum,
+                                     Scope scope = Scope::all);
   // In place, from rank `root`.
   void broadcast(at::Tensor tensor, const std::string& name, std::int64_t root = 0);
-  // part [N], the same N everywhere -> [W, N].
-  at::Tensor all_gather(const at::Tensor& part, const std::string& name);
+  // part [N], the same N everywhere -> [W, N]; W is the size of the scope here and below.
+  at::Tensor all_gather(const at::Tensor& part, const std::string& name, Scope scope = Scope::all);
   // part [N] of every rank -> all [W N], in the order of the ranks; neither may be touched before wait() has returned.
-  PendingCollective start_all_gather(const at::Tensor& part, at::Tensor all, const std::string& name);
+  PendingCollective start_all_gather(const at::Tensor& part, at::Tensor all, const std::string& name,
+                                     Scope scope = Scope::all);
   // all [W, N] -> the sum over ranks of this rank's row [N].
-  at::Tensor reduce_scatter(const at::Tensor& all, const std::string& name);
+  at::Tensor reduce_scatter(const at::Tensor& all, const std::string& name, Scope scope = Scope::all);
   // all [W, N] -> own [N], the sum over ranks of this rank's row; neither may be touched before wait() has returned.
-  PendingCollective start_reduce_scatter(const at::Tensor& all, at::Tensor own, const std::string& name);
+  PendingCollective start_reduce_scatter(const at::Tensor& all, at::Tensor own, const std::string& name,
+                                         Scope scope = Scope::all);
   // Texts (or bytes) of any length, by rank, everywhere.
   std::vector<std::string> gather_texts(const std::string& text, const std::string& name);
   std::string broadcast_text(const std::string& text, const std::string& name, std::int64_t root = 0);
   // Element by element, in double precision.
-  std::vector<double> sum(std::vector<double> values, const std::string& name);
+  std::vector<double> sum(std::vector<double> values, const std::string& name, Scope scope = Scope::all);
   // Whether it holds on any rank.
   bool any(bool value, const std::string& name);
   void barrier(const std::string& name);

@@ -71,8 +71,8 @@ class PackedAttention final : public AttentionContext {
 
   at::Tensor attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,
                     const at::Tensor& value) override;
-  // Sequences that the rule changes are computed one by one with an explicit mask (sliding windows on CUDA: all
-  // together), the pack as a whole by attend() where it changes none.
+  // Sequences that the rule changes are computed one by one with an explicit mask (sliding windows in 16 bit on CUDA:
+  // all together), the pack as a whole by attend() where it changes none.
   at::Tensor attend_masked(std::int64_t layer, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                            const MaskRule& rule) override;
 

@@ -60,6 +60,7 @@ struct MemorySettings {
   std::int64_t optimizer_shards = 1;
   std::int64_t parameter_shards = 1;
   dist::SplitWeights split;       // where parameters are split
+  bool fetches_by_layer = false;  // split weights, for rollouts and evaluations (dist.rollout_weights)
   std::int64_t bucket_bytes = 0;  // of gradients that are sent together; 0: nothing is sent
 
   bool evaluates = false;  // while training

@@ -23,7 +23,7 @@ namespace thinkvg::train {
 // memory comes when it is needed and goes again:
 //   a pass      (accumulate) all that lies in no block is there throughout; a block for its part of the forward pass
 //               and again for its part of the backward pass, and the next one is fetched meanwhile
-//   whole       (Whole) everything at once: what generates or evaluates
+//   whole       (Whole) everything at once, or the decoder's layers one by one: what generates or evaluates
 // At any other time no forward pass may run. The tower and projector of a model whose image features never change
 // (TrainedModel::fixed_features) are not split: they are needed for few pictures, at times of each process's own.
 //
@@ -59,16 +59,26 @@ class ParameterShards {
   // While one lives the model has all of its weights on this process, or, where not `here`, took part in fetching them
   // for others. Forward passes may run on any thread. `shards` may be null: nothing is split. Does not nest.
   // For generation and evaluation.
+  //
+  // `by_layer`: all but the decoder's layers is there, and these come and go, in each pass of any process and on all of
+  // them together. Passes are without gradient and run one after the other (on a CPU ATen is given one thread
+  // meanwhile); a process whose own passes are over says so with end_passes().
   class Whole {
    public:
-    explicit Whole(ParameterShards* shards, bool here = true);
+    explicit Whole(ParameterShards* shards, bool here = true, bool by_layer = false);
     ~Whole();
     Whole(const Whole&) = delete;
     Whole& operator=(const Whole&) = delete;
+    // Takes part in the passes of the others until none has any left. Before the next other collective, and before the
+    // end; more passes may follow. Does nothing where the weights are whole.
+    void end_passes();
 
    private:
     ParameterShards* shards_;
+    int threads_ = 0;
   };
+  // Bytes of what is split, whole.
+  std::int64_t whole_bytes() const;
 
   // What a checkpoint holds, with the split weights as copies on the CPU that are fetched block by block; what
   // `content` gives elsewhere than on rank 0 stays as it is, and is of no use.
@@ -115,17 +125,21 @@ class ParameterShards {
   void finish_reduce();
   void keep_gradient(std::size_t place, const at::Tensor& gradient);
   void run_pass(const std::function<at::Tensor()>& loss);
+  void add_replicas();
+  std::int64_t num_shares() const;
   at::Tensor run_block(std::size_t unit, const nn::BlockForward& forward, const at::Tensor& input);
+  at::Tensor run_fetched(std::size_t unit, const nn::BlockForward& forward, const at::Tensor& input);
 
   dist::ProcessGroup& group_;
   models::NamedTensors parameters_;  // trained
   std::map<std::string, Piece> pieces_;
   std::vector<Place> places_;  // of parameters_
   std::vector<std::shared_ptr<nn::Block>> blocks_;
-  std::vector<Unit> units_;  // of blocks_, and behind them what lies in none
-  std::vector<Turn> turns_;  // of every pass
+  std::vector<Unit> units_;      // of blocks_, and behind them what lies in none
+  std::vector<Turn> turns_;      // of every pass
+  std::size_t first_layer_ = 0;  // the decoder's, in blocks_: the tower's come before
 
-  enum class Phase { none, whole, forward, backward } phase_ = Phase::none;
+  enum class Phase { none, whole, by_layer, forward, backward } phase_ = Phase::none;
   std::int64_t turn_ = -1;     // the one that has begun last; -1: none
   std::int64_t reduced_ = -1;  // the unit whose gradients are on their way; -1: none
   std::vector<std::int64_t> reached_;
@@ -133,6 +147,9 @@ class ParameterShards {
 
 // What ParameterShards splits of a model.
 dist::SplitWeights split_weights(const TrainedModel& trained);
+
+// Whether dist.rollout_weights is by_layer, or auto and some process (which all ask) has no room for the weights whole.
+bool fetches_by_layer(const ParameterShards* shards, dist::ProcessGroup& group, at::Device device);
 
 // None where dist.sharding does not ask for it, or the process is alone.
 std::unique_ptr<ParameterShards> shard_parameters(const TrainedModel& trained, dist::ProcessGroup& group);

@@ -95,7 +95,8 @@ class Validation {
     bool is_best = false;           // better than at every step before, by run.keep_best
     std::string summary;            // "eval loss 0.5211, a_score 0.412": for people
   };
-  Result evaluate(std::int64_t step);
+  // `measured`: called on every process when rank 0 has measured, before the others are told.
+  Result evaluate(std::int64_t step, const std::function<void()>& measured = {});
 
   // The step whose checkpoint is the best; -1: none yet, or run.keep_best is empty.
   std::int64_t best_step() const { return best_step_; }

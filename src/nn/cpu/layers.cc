@@ -8,6 +8,7 @@
 
 #include "nn/cpu/layer_kernel.h"
 #include "nn/cpu/linear_kernel.h"
+#include "thinkvg/nn/workers.h"
 
 namespace thinkvg::nn {
 namespace {
@@ -16,6 +17,7 @@ constexpr std::int64_t kElementsPerPiece = 16384;
 // Rows whose shares of a weight's gradient are summed apart: fixed, so that the sum does not depend on the threads.
 constexpr std::int64_t kRowsPerSum = 512;
 constexpr std::int64_t kWideNumbers = 1024;
+constexpr std::int64_t kRowsOfAStep = 128;
 
 bool is_narrow(const at::Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16; }
 
@@ -46,14 +48,19 @@ void norm_rows(const at::Tensor& input, const at::Tensor& weight, double eps, co
   const at::Tensor wide_weight = weight.to(at::kFloat).contiguous();
   const auto* factors = wide_weight.const_data_ptr<float>();
   auto* scales = scale.mutable_data_ptr<float>();
-  at::parallel_for(0, scale.numel(), kElementsPerPiece / width + 1, [&](std::int64_t begin, std::int64_t end) {
+  const auto some_rows = [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> from, to;
     for (std::int64_t i = begin; i < end; ++i) {
       cpu::rms_norm({wide_numbers(input, i * width, width, from), factors, numbers_to(output, i * width, width, to),
                      scales + i, 1, width, eps});
       keep_numbers(output, i * width, to);
     }
-  });
+  };
+  // A decoding step leaves OpenMP's threads asleep: woken, they would go on looking for work in its threads' way.
+  if (scale.numel() <= kRowsOfAStep)
+    share_out(scale.numel(), kElementsPerPiece / width + 1, some_rows);
+  else
+    at::parallel_for(0, scale.numel(), kElementsPerPiece / width + 1, some_rows);
 }
 
 struct CpuRmsNorm final : torch::autograd::Function<CpuRmsNorm> {
