@@ -14,8 +14,8 @@ namespace {
 void keep_freed_memory(std::string_view command) {
 #ifdef __GLIBC__
   if (command == "serve" || command == "export") return;
-  constexpr int kNever = -1, kLargest = 1 << 30, kAtATime = 64 << 20;
-  mallopt(M_MMAP_THRESHOLD, kLargest);
+  constexpr int kNever = -1, kLargest = 1 << 30, kLargestOnce = 32 << 20, kAtATime = 64 << 20;
+  if (mallopt(M_MMAP_THRESHOLD, kLargest) == 0) mallopt(M_MMAP_THRESHOLD, kLargestOnce);  // older ones take no more
   mallopt(M_TRIM_THRESHOLD, kNever);
   mallopt(M_TOP_PAD, kAtATime);
 #endif

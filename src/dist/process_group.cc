@@ -358,7 +358,11 @@ ProcessGroup::~ProcessGroup() {
   try {
     if (std::uncaught_exceptions() > impl.exceptions_before && !impl.told)
       impl.monitor->tell(impl.monitor->own_place() + " was ended by an error");
-    if (impl.monitor->leave()) return;
+    if (impl.monitor->leave()) {
+      for (Members* some : {&impl.everyone, &impl.shard, &impl.replicas})
+        if (some->device) some->device->shutdown();
+      return;
+    }
   } catch (const std::exception&) {
     // The others find out by themselves.
   }

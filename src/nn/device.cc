@@ -2,6 +2,9 @@
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <charconv>
 #include <fstream>
@@ -30,7 +33,9 @@ at::Device gpu(std::int64_t number) {
   if (number >= num_gpus())
     throw_failure("there is no GPU {}: this process sees {}, counted from 0 (CUDA_VISIBLE_DEVICES)", number,
                   num_gpus());
-  return {at::kCUDA, static_cast<c10::DeviceIndex>(number)};
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(number));
+  c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);  // of this thread: nothing is to lie on another one
+  return device;
 }
 
 at::Device own_gpu(std::int64_t local_rank) {
@@ -49,6 +54,15 @@ at::Device best_device(std::int64_t local_rank) {
     return at::kCPU;
   }
   return own_gpu(local_rank);
+}
+
+// What tensors may take again without asking the system.
+std::int64_t kept_by_malloc() {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+  return static_cast<std::int64_t>(mallinfo2().fordblks);
+#else
+  return 0;
+#endif
 }
 
 [[noreturn]] void refuse(const std::string& name) {
@@ -93,7 +107,7 @@ std::int64_t free_memory(const at::Device& device) {
     std::string name, unit;
     std::int64_t kibibytes = 0;
     while (file >> name >> kibibytes) {
-      if (name == "MemAvailable:") return kibibytes * 1024;
+      if (name == "MemAvailable:") return kibibytes * 1024 + kept_by_malloc();
       std::getline(file, unit);
     }
   }

@@ -206,18 +206,23 @@ at::Tensor PagedAttention::attend_sequence(std::int64_t layer, const at::Tensor&
   const at::Tensor pages =
       at::tensor(sequence.pages, at::kLong).narrow(0, 0, PagedKvCache::pages_for(length)).to(query.device());
   const std::int64_t num_heads = cache_.shape().num_kv_heads, width = cache_.shape().head_dim;
-  const at::Tensor keys = cache_.keys(layer)
-                              .index_select(0, pages)
-                              .permute({1, 0, 3, 2})
-                              .reshape({num_heads, -1, width})
-                              .narrow(1, 0, length)
-                              .to(query.scalar_type());
-  const at::Tensor values = cache_.values(layer)
-                                .index_select(0, pages)
-                                .permute({1, 0, 2, 3})
-                                .reshape({num_heads, -1, width})
-                                .narrow(1, 0, length)
-                                .to(query.scalar_type());
+  at::Tensor keys = cache_.keys(layer)
+                        .index_select(0, pages)
+                        .permute({1, 0, 3, 2})
+                        .reshape({num_heads, -1, width})
+                        .narrow(1, 0, length)
+                        .to(query.scalar_type());
+  at::Tensor values = cache_.values(layer)
+                          .index_select(0, pages)
+                          .permute({1, 0, 2, 3})
+                          .reshape({num_heads, -1, width})
+                          .narrow(1, 0, length)
+                          .to(query.scalar_type());
+  // Kernels of a GPU that take a mask know no groups of query heads.
+  if (!query.is_cpu() && query.size(1) != num_heads) {
+    keys = keys.repeat_interleave(query.size(1) / num_heads, 0);
+    values = values.repeat_interleave(query.size(1) / num_heads, 0);
+  }
   std::optional<at::Tensor> mask;
   if (count > 1 || (rule.window > 0 && length > rule.window)) {
     mask = at::ones({count, length}, query.options().dtype(at::kBool)).tril(sequence.past);
@@ -233,7 +238,7 @@ at::Tensor PagedAttention::attend_sequence(std::int64_t layer, const at::Tensor&
     if (rule.window > 0) mask = mask->triu(sequence.past - rule.window + 1);
   }
   return at::scaled_dot_product_attention(query.transpose(0, 1).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0),
-                                          mask, 0.0, false, std::nullopt, query.size(1) != num_heads)
+                                          mask, 0.0, false, std::nullopt, query.size(1) != keys.size(0))
       .squeeze(0)
       .transpose(0, 1);
 }
@@ -266,9 +271,10 @@ at::Tensor PagedAttention::attend_together(std::int64_t layer, const at::Tensor&
   const at::Tensor values = side_by_side(cache_.values(layer), {0, 2, 1, 3, 4});
   at::Tensor seen = places_ <= last_places_;
   if (window > 0) seen = seen.logical_and(places_ > last_places_ - window);
-  return at::scaled_dot_product_attention(query.unsqueeze(2), keys, values, seen.view({num_sequences, 1, 1, -1}), 0.0,
-                                          false, std::nullopt, query.size(1) != num_heads)
-      .squeeze(2);
+  // The query heads of a key's head are its rows: kernels that take a mask know no such groups.
+  return at::scaled_dot_product_attention(query.reshape({num_sequences, num_heads, -1, width}), keys, values,
+                                          seen.view({num_sequences, 1, 1, -1}))
+      .reshape(query.sizes());
 }
 
 at::Tensor PagedAttention::attend(std::int64_t layer, const at::Tensor& query, const at::Tensor& key,

@@ -297,10 +297,19 @@ class GrpoTrainer {
 
   void sync_reference() {
     const at::NoGradGuard no_grad;
-    const train::ParameterShards::Whole whole(shards_.get());
+    std::map<const at::TensorImpl*, at::Tensor> references;  // by the policy's tensor
     const auto policy = trained_.model().named_parameters();
     for (const auto& item : reference_->named_parameters())
-      item.value().lerp_(policy[item.key()].to(item.value().device()), options_.ref_model_mixup_alpha);
+      references[policy[item.key()].unsafeGetTensorImpl()] = item.value();
+    const auto move = [&](const at::Tensor& tensor) {
+      const auto found = references.find(tensor.unsafeGetTensorImpl());
+      if (found == references.end()) return;
+      found->second.lerp_(tensor.detach(), options_.ref_model_mixup_alpha);
+      references.erase(found);
+    };
+    if (shards_) shards_->visit(move);
+    // What is split nowhere.
+    for (const auto& item : policy) move(item.value());
   }
 
   // What drawing the completions of a step came to.

@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <set>
@@ -32,6 +34,7 @@ void take_memory(const at::Tensor& flat) {
 void give_memory(const at::Tensor& flat) {
   c10::StorageImpl* storage = flat.storage().unsafeGetStorageImpl();
   const auto bytes = static_cast<std::size_t>(flat.numel()) * flat.element_size();
+  const c10::OptionalDeviceGuard guard(flat.is_cpu() ? std::nullopt : std::optional(flat.device()));
   storage->set_data_ptr_noswap(storage->allocator()->allocate(bytes));
   storage->set_nbytes(bytes);
 }
@@ -346,7 +349,7 @@ void ParameterShards::add_replicas() {
   std::vector<dist::PendingCollective> pending;
   for (Unit& unit : units_)
     for (Section& section : unit.sections)
-      if (section.trained)
+      if (section.trained && section.sums.defined())  // none in a step without passes
         pending.push_back(
             group_.start_all_reduce(section.sums, "gradients", dist::Reduction::sum, dist::Scope::replicas));
   for (dist::PendingCollective& one : pending) one.wait();
@@ -372,6 +375,15 @@ ParameterShards::Gradients ParameterShards::accumulate(std::int64_t count, std::
   for (Unit& unit : units_)
     for (Section& section : unit.sections) section.sums = at::Tensor();
   return gradients;
+}
+
+void ParameterShards::visit(const std::function<void(const at::Tensor&)>& body) {
+  for (Unit& unit : units_) {
+    fetch(unit);
+    for (const Section& section : unit.sections)
+      for (const at::Tensor& tensor : section.tensors) body(tensor);
+    release(unit);
+  }
 }
 
 std::int64_t ParameterShards::whole_bytes() const {
@@ -405,7 +417,9 @@ ParameterShards::Whole::Whole(ParameterShards* shards, bool here, bool by_layer)
 ParameterShards::Whole::~Whole() {
   if (shards_ == nullptr || (shards_->phase_ != Phase::whole && shards_->phase_ != Phase::by_layer)) return;
   if (threads_ > 0) at::set_num_threads(threads_);
-  for (Unit& unit : shards_->units_) shards_->release(unit);
+  // One that is still coming (a pass was ended by an error) keeps its memory: others write to it.
+  for (Unit& unit : shards_->units_)
+    if (unit.state != Unit::State::coming) shards_->release(unit);
   shards_->phase_ = Phase::none;
 }
 
@@ -453,7 +467,15 @@ bool fetches_by_layer(const ParameterShards* shards, dist::ProcessGroup& group, 
   if (shards == nullptr) return false;
   const std::string& how = group.options().rollout_weights;
   if (how != "auto") return how == "by_layer";
-  return group.any(2 * shards->whole_bytes() > nn::free_memory(device), "room for the weights");
+  // Processes of one machine share its memory.
+  std::int64_t neighbours = 1;
+  if (device.is_cpu()) {
+    char host[256] = {};
+    gethostname(host, sizeof host - 1);
+    const std::vector<std::string> hosts = group.gather_texts(host, "hosts");
+    neighbours = std::count(hosts.begin(), hosts.end(), host);
+  }
+  return group.any(2 * shards->whole_bytes() > nn::free_memory(device) / neighbours, "room for the weights");
 }
 
 std::unique_ptr<ParameterShards> shard_parameters(const TrainedModel& trained, dist::ProcessGroup& group) {

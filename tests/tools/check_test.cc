@@ -172,6 +172,36 @@ TEST_F(CheckRunEndToEnd, PlansSplitWeights) {
   EXPECT_EQ(split.at("communication").at("sharding"), "parameters");
 }
 
+// Shards of two processes hold twice what those of four do; layers that are fetched one by one take less room and are
+// sent for every token.
+TEST_F(CheckRunEndToEnd, PlansHybridShardsAndRolloutsByLayer) {
+  const auto planned = [](std::vector<std::string> more) {
+    more.insert(more.end(), {"--json", "--check_questions", "4", "--world_size", "4", "--prompts_per_step", "4",
+                             "--group_size", "4", "--dist.sharding", "parameters"});
+    const ProcessResult result = run(with("grpo", more));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return Json::parse(result.out);
+  };
+  const auto weights = [](const Json& report) {
+    return report.at("memory").at("always").at(0).at("bytes").get<std::int64_t>();
+  };
+  const auto fetched = [](const Json& report) {
+    for (const Json& item : report.at("memory").at("rollout"))
+      if (item.at("name") == "fetched weights") return item.at("bytes").get<std::int64_t>();
+    return std::int64_t{-1};
+  };
+  const Json all = planned({}), pairs = planned({"--dist.shard_size", "2"}),
+             layers = planned({"--dist.rollout_weights", "by_layer"});
+  EXPECT_EQ(weights(pairs), 2 * weights(all));
+  EXPECT_LT(pairs.at("communication").at("parameter_bytes"), all.at("communication").at("parameter_bytes"));
+  EXPECT_LE(fetched(layers), fetched(all)) << "this decoder has two layers, and two are there at a time";
+  EXPECT_THAT(layers.at("memory").at("rollout").dump(), HasSubstr("dist.rollout_weights by_layer"));
+  EXPECT_THAT(all.at("memory").at("rollout").dump(), HasSubstr("the whole model"));
+  EXPECT_GT(layers.at("communication").at("parameter_bytes"), all.at("communication").at("parameter_bytes"));
+  EXPECT_EQ(
+      run(with("grpo", {"--world_size", "3", "--dist.sharding", "parameters", "--dist.shard_size", "2"})).exit_code, 2);
+}
+
 TEST_F(CheckRunEndToEnd, NamesWhatIsInTheWay) {
   const ProcessResult result =
       run(with("sft", {"--max_length", "20", "--device_memory", "900M", "--check_questions", "5"}));

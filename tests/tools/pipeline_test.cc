@@ -410,6 +410,9 @@ TEST_F(PipelineEndToEnd, AnswersAQuestionAboutAPicture) {
   expect_failure(run({"generate", "--model", path("sft"), "--image", picture, "--question", "?", "--dtype", "int8"}), 2,
                  {"dtype must be float32, bfloat16 or float16, but is 'int8'"});
   expect_failure(run({"serve", "--model", path("sft"), "--dtype", "half"}), 2, {"dtype must be", "'half'"});
+  expect_failure(run({"serve", "--model", path("sft"), "--device", "gpu"}), 2, {"device must be", "'gpu'"});
+  // The tests hide the GPUs of the machine.
+  expect_failure(run({"bench", "--model", path("sft"), "--device", "cuda"}), 1, {"CUDA cannot be used"});
 }
 
 TEST_F(PipelineEndToEnd, AnswersADataSetAndGoesOnWhereItStopped) {

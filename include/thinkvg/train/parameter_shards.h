@@ -77,6 +77,8 @@ class ParameterShards {
     ParameterShards* shards_;
     int threads_ = 0;
   };
+  // Calls body(tensor) for every tensor that is split, which has its memory for as long; layer by layer.
+  void visit(const std::function<void(const at::Tensor&)>& body);
   // Bytes of what is split, whole.
   std::int64_t whole_bytes() const;
 

@@ -11,4 +11,4 @@ bool has_fast_bf16_products();
 // MKL, which LibTorch brings, takes AVX-512 on processors of other makers only where this says so: on AMD's from Zen 4
 // on its fp32 products are then up to twice as fast. MKL still looks at what the processor can. This one takes the
 // place of MKL's own function of the name in programs that link this library.
-extern "C" __attribute__((visibility("default"))) int mkl_serv_intel_cpu_true();
+extern "C" __attribute__((weak, visibility("default"))) int mkl_serv_intel_cpu_true();
