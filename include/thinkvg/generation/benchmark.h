@@ -48,8 +48,8 @@ struct BenchmarkOptions {
 
 // What the machine itself gives, measured in the same run. Rates count 1e9.
 struct MachineSpeed {
-  std::string name;
-  std::string device;
+  std::string name;    // of the processor
+  std::string device;  // where the model is: "cpu", "cuda:0"; what the rates below are of
   std::int64_t num_threads = 0;
   double load = 0;             // runnable processes in the last minute, before anything was timed
   double gigabytes_per_s = 0;  // read from memory, all threads

@@ -28,8 +28,8 @@ struct DeviceMemory {
 // Of a CUDA device. Throws std::invalid_argument for another one.
 DeviceMemory device_memory(const at::Device& device);
 
-// Bytes that may still be taken: of the machine (/proc/meminfo, MemAvailable) or of a CUDA device; a very large number
-// where nothing is known.
+// Bytes that may still be taken: of the machine (MemAvailable of /proc/meminfo, and what malloc keeps unused in this
+// process) or of a CUDA device; a very large number where nothing is known.
 std::int64_t free_memory(const at::Device& device);
 
 // Waits until all work that was queued on the device has ended; nothing to wait for on the CPU.
